@@ -71,6 +71,7 @@ class Reason(enum.StrEnum):
     RESTARTED = "restarted"  # an operator restarted it
     RECONFIGURED = "reconfigured"  # its configuration changed
     INPUTS_CHANGED = "inputs-changed"  # a secret or a file of the client changed
+    CLOCK_SET = "clock-set"  # this host's clock was set: a wrong one may have been the cause
     PLANNED = "planned"  # a new session replaces the old one before the remote gateway ends it
     SHUTDOWN = "shutdown"  # the daemon ends
     # progress
@@ -99,11 +100,12 @@ class Reason(enum.StrEnum):
     PROTOCOL = "protocol"  # the remote gateway violates the protocol, or floods the client
     FAR_END_FULL = "far-end-full"  # the remote gateway has no room for another session
     BANNED = "banned"  # the remote gateway locks us out for a while
-    # logins: retried `login.max_attempts` times
+    # logins: retried `login.max_attempts` times, and then hourly if the account was accepted before
     AUTH = "auth"  # the remote gateway refused the account
-    # permanent: waits for an operator, a changed secret or a changed configuration
+    # another attempt can do harm: waits for an operator, a changed secret or a changed configuration
     KICKED = "kicked"  # an administrator of the remote gateway ended the session for good
     CHALLENGE = "challenge"  # the remote gateway asked a question that nobody answered
+    # somebody has to cure it: pages at once, and is retried slowly
     CERTIFICATE = "certificate"  # the remote gateway's certificate or host key is not trusted
     OUR_CERTIFICATE = "our-certificate"  # the remote gateway refuses our certificate, or it has expired
     KEY = "key"  # our key was refused or cannot be used

@@ -187,7 +187,7 @@ class Daemon:
         engine, reports, watchers = parts.engine, parts.reports, parts.watchers
         background = BackgroundTasks(parts.faults)
         parts.closing.add("background tasks", background.close)
-        background.start("loop lag", lambda: loop_lag.watch(reports.metrics.loop_lag))
+        background.start("loop lag", lambda: loop_lag.watch(self._turns))
         background.start("watchdog", self._feed_watchdog)
         background.start("certificates", watchers.certificates.run)
         background.start("quiet", IdleWatch(engine, SessionMeter(engine.lane), post).run)
@@ -381,6 +381,11 @@ class Daemon:
             process, parent = self._process, self._ownership.parent
             upgrade = Upgrade(self._parts, self._config, process.lock, process.log_written, parent)
             return {"errors": await upgrade.run()}
+
+    def _turns(self, lag: float) -> None:
+        """The loop turns, once a second; `lag`: the worst delay lately."""
+        self._parts.reports.metrics.loop_lag(lag)
+        self._parts.reports.history.alive()
 
     async def _feed_watchdog(self) -> None:
         interval = self._parts.notifier.watchdog_interval

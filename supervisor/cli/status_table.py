@@ -114,6 +114,8 @@ def _why(entry: TunnelStatus) -> str:
     """Why it is not up: the question, or the reason and the error, and what happens next."""
     if entry["asks"] is not None:
         return f"asks: {entry['asks']['text']}; facilitator answer {entry['name']}"
+    if (code_at := entry.get("waits_for_code")) is not None:
+        return f"waits {_seconds_until(code_at)} for the next code"
     if entry["drain"] is not None and entry["phase"] == "up":
         return flows_left(entry["drain"])
     if entry["phase"] == "up" and entry["health"] != "unhealthy":
@@ -124,11 +126,15 @@ def _why(entry: TunnelStatus) -> str:
         + (entry["last_error"] if entry["phase"] != "stopped" and entry["last_error"] else entry["reason"])
     ]
     if entry["next_attempt"] is not None:
-        left = (_moment(entry["next_attempt"]) - datetime.now(UTC)).total_seconds()
-        parts.append(f"next attempt in {max(0.0, left):.0f} s")
-    if entry["phase"] == "failed":
-        parts.append("waits for you: correct the secret or configuration, or `facilitator start`")
+        parts.append(f"next attempt in {_seconds_until(entry['next_attempt'])}")
+    if entry.get("not_retried") is not None:
+        parts.append(f"not tried again: {entry['not_retried']} {entry['name']}")
     return "; ".join(parts)
+
+
+def _seconds_until(moment: str) -> str:
+    left = (_moment(moment) - datetime.now(UTC)).total_seconds()
+    return f"{max(0.0, left):.0f} s"
 
 
 def age(moment: str) -> str:

@@ -41,7 +41,7 @@ class LineHandler:
     """Passes every line of a session's client to the kind's dialogue, and posts what it means as
     `ClientSaid`.
 
-    Secrets for the next login go to `keep` instead, questions to `ask`.
+    Secrets for the next login go to `keep` instead, questions to `ask`; `close` when it needs no answers.
     """
 
     tunnel: str
@@ -52,6 +52,7 @@ class LineHandler:
     post: Callable[[Event], None]
     keep: Callable[[str], None]
     ask: Callable[[Question], None]
+    close: Callable[[], None]
 
     def on_line(self, source: LineSource, line: str) -> list[Say]:
         """Take one line of the client; returns the replies."""
@@ -221,6 +222,7 @@ class Client:
 
     async def drain(self, within: float) -> None:
         """Read the last lines of the ended client, for about `within` seconds at most, and close."""
+        self._handler.close()
         if self._notify is not None:
             self._notify.drain()
         await asyncio.gather(
@@ -231,6 +233,7 @@ class Client:
 
     async def close(self) -> None:
         """Stop listening; the process is left alone."""
+        self._handler.close()
         if self._notify is not None:
             self._notify.close()
         await asyncio.gather(

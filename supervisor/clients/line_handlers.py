@@ -75,7 +75,9 @@ class LineHandlers:
         questions = Questions(tunnel.name, session, inputs.get("totp"), self._codes, self._post, self._answer)
         keep = functools.partial(self._keep, tunnel.name, session, slot, masker)
         log = self.log(tunnel.name)
-        return LineHandler(tunnel.name, session, dialogue, masker, log, self._post, keep, questions.ask)
+        return LineHandler(
+            tunnel.name, session, dialogue, masker, log, self._post, keep, questions.ask, questions.close
+        )
 
     def log(self, tunnel: str) -> Log:
         """The log of the tunnel's clients, over all sessions."""

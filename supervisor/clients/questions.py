@@ -1,14 +1,15 @@
 """Questions of a client: a one-time code is computed from the tunnel's seed if it has one; everything else
-waits for an operator.
+waits for an operator. A code that no client was given is free for the next login.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from supervisor.clients.totp import Codes
+from supervisor.clients.totp import Booking, Codes
 from supervisor.core.events import ClientSaid, Delayed, Event
 from tunnels.base import Failed, Question, Reason, Wanted
 
@@ -28,6 +29,8 @@ class Questions:
     post: Callable[[Event], None]
     give: Callable[[str, int, str], None]
     given: float | None = None  # event loop time at which a code from the seed was given
+    booking: Booking | None = None  # the code that waits for its time step
+    timer: asyncio.TimerHandle | None = None
 
     def ask(self, question: Question) -> None:
         """Answer the question, or post it for an operator. A second question for a code within AGAIN_SECONDS
@@ -52,9 +55,26 @@ class Questions:
         except OSError as error:
             self._fail(Reason.LOCAL, f"the use of a one-time code cannot be written down: {error.strerror}")
         else:
-            self.given = loop.time() + booking.wait
+            self.given, self.booking = loop.time() + booking.wait, booking
             self.post(Delayed(self.tunnel, self.session, booking.wait))
-            loop.call_later(booking.wait, self.give, self.tunnel, self.session, booking.code)
+            self.timer = loop.call_later(booking.wait, self._give, seed, booking)
+
+    def _give(self, seed: bytes, booking: Booking) -> None:
+        """Its time step has begun, unless the clock was set meanwhile: then another code is the right one."""
+        self.booking = None
+        if self.codes.current(booking):
+            self.give(self.tunnel, self.session, booking.code)
+        else:
+            self._answer(seed)
+
+    def close(self) -> None:
+        """The client is asked nothing more."""
+        booking, self.booking = self.booking, None
+        if self.timer is not None:
+            self.timer.cancel()
+        if booking is not None:
+            with contextlib.suppress(OSError):  # the code is lost, no more
+                self.codes.give_back(booking)
 
     def _fail(self, reason: Reason, text: str) -> None:
         self.post(ClientSaid(self.tunnel, self.session, Failed(reason, text)))

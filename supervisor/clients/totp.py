@@ -22,9 +22,11 @@ import pyotp
 from supervisor import disk
 from supervisor.core.formats import opened
 
-FORMAT = 1  # of the file; 0 was the mapping alone
+FORMAT = 2  # of the file; 0 was the mapping of used steps alone, 1 had no `now`
 _MIN_SEED_BYTES = 14
 MIN_LEFT_SECONDS = 1.0  # of a time step, or the code could arrive too late
+SET_BACK_SECONDS = 1.0  # by which the clock is earlier than at the last booking, once it was set back
+MOST_AHEAD_STEPS = 20  # that waiting logins book; a used step further in the future is that of a wrong clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,18 @@ class Booking:
 
     code: str = field(repr=False)
     wait: float
+    seed: str  # the checksum of its seed
+    step: int  # its time step
+    ends: float  # Unix time at which that ends
+
+
+@dataclass(slots=True)
+class _Used:
+    """What the file records, by checksums of seeds, and what is free again."""
+
+    steps: dict[str, int] = field(default_factory=dict)  # the last used one
+    now: float = 0.0  # Unix time of the last booking
+    free: dict[str, set[int]] = field(default_factory=dict)  # before the last used one: given back
 
 
 class Codes:
@@ -41,30 +55,44 @@ class Codes:
     def __init__(self, used: Path, clock: Callable[[], float] = time.time) -> None:
         """`used`: the file that records used steps; `clock` returns Unix time."""
         self._path, self._clock = used, clock
-        self._used: dict[str, int] | None = None
+        self._used: _Used | None = None
 
     def book(self, seed: bytes) -> Booking:
         """The next unused code of the seed. ValueError: the seed is malformed; OSError: its use cannot be
         recorded.
         """
         totp = parse_seed(seed)
-        used = self._read()
-        name, now = (
-            hashlib.sha256(b"facilitator totp " + totp.secret.encode()).hexdigest()[:32],
-            self._clock(),
-        )
-        step = max(int((now + MIN_LEFT_SECONDS) / totp.interval), used.get(name, 0) + 1)
-        used[name] = step
+        name, now = _checksum(totp), self._clock()
+        used, first = self._read(), int((now + MIN_LEFT_SECONDS) / totp.interval)
+        last = _of_right_clock(used.steps.get(name, 0), used.now, first, now)
+        free = {each for each in used.free.get(name, ()) if first <= each < last}
+        step = min(free, default=max(first, last + 1))
+        used.free[name] = free - {step}
+        used.steps[name], used.now = max(step, last), now
         self._write(used)
-        return Booking(totp.generate_otp(step), max(0.0, step * totp.interval - now))
+        ends = (step + 1) * float(totp.interval)
+        return Booking(totp.generate_otp(step), max(0.0, step * totp.interval - now), name, step, ends)
 
-    def _read(self) -> dict[str, int]:
+    def give_back(self, booking: Booking) -> None:
+        """The code was shown to nobody: the next login may have it. OSError: that cannot be recorded."""
+        used = self._read()
+        if used.steps.get(booking.seed) != booking.step:
+            used.free.setdefault(booking.seed, set()).add(booking.step)
+            return
+        used.steps[booking.seed] = booking.step - 1
+        self._write(used)
+
+    def current(self, booking: Booking) -> bool:
+        """Whether a server takes this code now; it does not when the clock was set since it was booked."""
+        return 0.0 <= booking.ends - self._clock() <= booking.ends / (booking.step + 1) + SET_BACK_SECONDS
+
+    def _read(self) -> _Used:
         if self._used is None:
             try:
-                format, used = opened(disk.read(self._path), FORMAT)
-                self._used = {
-                    str(name): int(step) for name, step in (used["used"] if format else used).items()
-                }
+                format, raw = opened(disk.read(self._path), FORMAT)
+                steps = raw["used"] if format else raw
+                now = float(raw["now"]) if format == FORMAT else 0.0
+                self._used = _Used({str(name): int(step) for name, step in steps.items()}, now)
             except (
                 OSError,
                 KeyError,
@@ -72,11 +100,22 @@ class Codes:
                 AttributeError,
                 TypeError,
             ):  # missing or damaged: the worst case is one refused code
-                self._used = {}
+                self._used = _Used()
         return self._used
 
-    def _write(self, used: dict[str, int]) -> None:
-        disk.replace(self._path, json.dumps({"format": FORMAT, "used": used}).encode())
+    def _write(self, used: _Used) -> None:
+        disk.replace(self._path, json.dumps({"format": FORMAT, "used": used.steps, "now": used.now}).encode())
+
+
+def _checksum(totp: pyotp.TOTP) -> str:
+    return hashlib.sha256(b"facilitator totp " + totp.secret.encode()).hexdigest()[:32]
+
+
+def _of_right_clock(last: int, booked: float, first: int, now: float) -> int:
+    """The last used step, unless it lies in the future because the clock was ahead when it was booked."""
+    ahead = last - first
+    wrong = ahead > MOST_AHEAD_STEPS or (ahead > 1 and now < booked - SET_BACK_SECONDS)
+    return 0 if wrong else last
 
 
 def parse_seed(seed: bytes) -> pyotp.TOTP:

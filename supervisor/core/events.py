@@ -186,6 +186,13 @@ class UplinkBack(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ClockSet(Event):
+    """This host's clock was set, or is synchronised for the first time; `tunnel` is empty where that is told
+    of all of them.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Tick(Event):
     """The state's deadline is reached."""
 

@@ -221,6 +221,8 @@ class SessionState:
     liveness: Liveness = Liveness()
     failure: Failure | None = None  # its last one
     asking: Asking | None = None  # what the remote gateway wants to know from a person
+    # when the latest one-time code of its login is given to the client, or was; None: it needed none
+    code_at: float | None = None
     resumable: bool = False  # the next session can continue this one without a login
     outdated: bool = False  # the inputs have changed since the client was started
     reconnect_by: float | None = None  # it shall reconnect at a quiet moment, at the latest then
@@ -325,6 +327,11 @@ class TunnelState:
         return None if self.active is None else self.active.asking
 
     @property
+    def code_at(self) -> float | None:
+        """When the active session's client is given the one-time code that it waits for, or was given it."""
+        return None if self.active is None else self.active.code_at
+
+    @property
     def outdated(self) -> bool:
         """The inputs have changed since the active session's client was started."""
         return self.active is not None and self.active.outdated
@@ -346,6 +353,14 @@ class TunnelState:
         if own is None or last is None:
             return own or last
         return own if own.at >= last.at else last
+
+    @property
+    def present_failure(self) -> Failure | None:
+        """What explains that it is not well now: no error of a session before the one that is up, and none of
+        the time before it was last well.
+        """
+        failure = self.active.failure if self.phase is Phase.UP and self.active is not None else self.failure
+        return None if failure is None or failure.at < self.well_since else failure
 
     @property
     def running(self) -> bool:

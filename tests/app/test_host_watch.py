@@ -11,10 +11,17 @@ from types import MappingProxyType
 import pytest
 
 from supervisor.app.first_plan import first_plan
-from supervisor.app.preflight.host_watch import DEBOUNCE_SECONDS, FIRST_CHECK_SECONDS, HostWatch
-from supervisor.core.events import Event, Noticed
+from supervisor.app.preflight.clock_watch import ClockWatch
+from supervisor.app.preflight.host_watch import (
+    DEBOUNCE_SECONDS,
+    FIRST_CHECK_SECONDS,
+    UNNOTIFIED_RECHECK_SECONDS,
+    HostWatch,
+)
+from supervisor.core.events import ClockSet, Event, Noticed
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.state import Snapshot
+from tests.app.test_clock import SettableClock
 from tests.doctor.test_host import DOCKER, HostTree
 from tests.kernel.lab import until
 from tests.netns import Namespace
@@ -37,7 +44,7 @@ class WatchedDaemon:
 
 @contextlib.asynccontextmanager
 async def watching(
-    host: HostTree, netns: Namespace
+    host: HostTree, netns: Namespace, clock: ClockWatch | None = None
 ) -> AsyncIterator[tuple[HostWatch, WatchedDaemon, list[Event]]]:
     """A watch that runs, after its first look, on a host that forwards."""
     netns.run(
@@ -49,7 +56,7 @@ async def watching(
     )
     config = host.config()
     daemon, posted = WatchedDaemon(first_plan(config, KINDS)), list[Event]()
-    watch = HostWatch(daemon, KINDS, posted.append)  # type: ignore[arg-type]
+    watch = HostWatch(daemon, KINDS, posted.append, clock)  # type: ignore[arg-type]
     watch.set(config)
     task = asyncio.create_task(watch.run())
     try:
@@ -72,6 +79,15 @@ async def test_it_looks_once_where_nothing_happens_and_not_much_oftener_where_ve
             await asyncio.sleep(0.01)
         assert 2 <= daemon.looks - before <= 2 + 3.0 / DEBOUNCE_SECONDS
         assert posted == []
+
+
+async def test_a_clock_that_is_set_is_told_within_seconds(tmp_path: Path, netns: Namespace) -> None:
+    clock = SettableClock()
+    watched = ClockWatch(lambda: clock.wall, lambda: clock.boot)
+    async with watching(HostTree(tmp_path), netns, watched) as (_, _, posted):
+        assert ClockSet("") not in posted
+        clock.wall -= 300.0
+        await until(lambda: ClockSet("") in posted, UNNOTIFIED_RECHECK_SECONDS + 5.0)
 
 
 async def test_what_appears_is_told_once_and_so_is_its_end(tmp_path: Path, netns: Namespace) -> None:

@@ -1,7 +1,8 @@
 """Writes the generated parts of docs/: `python -m tests.architecture.document` (or `make docs`).
 
 docs/modules.md lists every module with the first sentence of its docstring; the diagram of states in
-docs/internals/session-life.md is drawn by asking the state machine.
+docs/internals/session-life.md is drawn by asking the state machine, the table of reasons in docs/kinds.md
+comes from the retry policies.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from supervisor.core.session.diagram import diagram
+from supervisor.core.session.policy_table import policy_table
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("common", "supervisor", "tunnels")
 MODULES = ROOT / "docs" / "modules.md"
 STATES = ROOT / "docs" / "internals" / "session-life.md"
-DOCUMENTS = (MODULES, STATES)
+REASONS = ROOT / "docs" / "kinds.md"
+DOCUMENTS = (MODULES, STATES, REASONS)
 
 
 def sources() -> list[Path]:
@@ -46,7 +49,12 @@ def modules() -> Iterator[str]:
 
 def rendered(document: Path) -> str:
     """The document with its generated part made anew."""
-    part = "\n".join(modules()) if document == MODULES else f"```mermaid\n{diagram()}\n```"
+    parts = {
+        MODULES: lambda: "\n".join(modules()),
+        STATES: lambda: f"```mermaid\n{diagram()}\n```",
+        REASONS: lambda: "\n".join(policy_table()),
+    }
+    part = parts[document]()
     text = document.read_text()
     marker = re.compile(r"(<!-- generated: make docs -->\n).*?(<!-- end -->)", re.S)
     assert marker.search(text), f"no place for it in {document}"

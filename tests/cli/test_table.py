@@ -26,6 +26,8 @@ def document(**fields: Any) -> dict[str, Any]:
         "session": {"address": "10.78.0.2", "peer": "203.0.113.2"},
         "next_attempt": None,
         "asks": None,
+        "waits_for_code": None,
+        "not_retried": None,
         "last_error": None,
         "drain": None,
     }

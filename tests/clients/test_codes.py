@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.clients.totp import Codes, parse_seed
+from supervisor.clients.questions import Questions
+from supervisor.clients.totp import MOST_AHEAD_STEPS, Codes, parse_seed
+from supervisor.core.events import Delayed, Event
+from tunnels.base import Question, Wanted
 
 SEED = b"JBSWY3DPEHPK3PXP"
 OTHER = b"KRSXG5CTMVRXEZLU"
@@ -102,3 +106,92 @@ def test_what_is_no_seed(wrong: bytes) -> None:
 def test_any_seed_is_understood_or_refused(seed: bytes) -> None:
     with contextlib.suppress(ValueError):
         assert len(parse_seed(seed).generate_otp(1)) == 6
+
+
+def test_a_code_that_nobody_was_shown_is_free_for_the_next_login(tmp_path: Path) -> None:
+    codes = Codes(tmp_path / "codes.json", FixedClock())
+    first, second, third = (codes.book(SEED) for _ in range(3))
+    codes.give_back(second)
+    assert codes.book(SEED) == second
+    codes.give_back(third)
+    assert Codes(tmp_path / "codes.json", FixedClock()).book(SEED) == third, "also after a restart"
+    assert len({first.code, second.code, third.code}) == 3
+
+
+def test_a_code_that_is_given_back_too_late_is_not_used(tmp_path: Path) -> None:
+    clock = FixedClock()
+    codes = Codes(tmp_path / "codes.json", clock)
+    first, _ = codes.book(SEED), codes.book(SEED)
+    codes.give_back(first)
+    clock.now += 60.0
+    assert codes.book(SEED).step > first.step + 1
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("ahead", [90.0, 300.0, 86400.0])
+def test_a_clock_that_was_ahead_and_is_corrected_delays_nobody(
+    tmp_path: Path, ahead: float, restarted: bool
+) -> None:
+    clock = FixedClock(1_000_000_010.0 + ahead)
+    codes = Codes(tmp_path / "codes.json", clock)
+    codes.book(SEED)
+    clock.now = 1_000_000_020.0
+    again = Codes(tmp_path / "codes.json", clock) if restarted else codes
+    booking = again.book(SEED)
+    assert (booking.wait, booking.code) == (0.0, parse_seed(SEED).at(int(clock.now)))
+    assert again.book(SEED).wait == 30.0
+
+
+def test_waiting_logins_are_no_sign_of_a_wrong_clock(tmp_path: Path) -> None:
+    codes = Codes(tmp_path / "codes.json", FixedClock())
+    steps = [codes.book(SEED).step for _ in range(MOST_AHEAD_STEPS)]
+    assert steps == list(range(steps[0], steps[0] + MOST_AHEAD_STEPS))
+
+
+def test_a_step_of_the_far_future_in_a_file_of_an_earlier_version_is_forgotten(tmp_path: Path) -> None:
+    clock = FixedClock()
+    codes = Codes(tmp_path / "codes.json", clock)
+    name = codes.book(SEED).seed
+    (tmp_path / "codes.json").write_text(f'{{"format": 1, "used": {{"{name}": 99999999}}}}')
+    assert Codes(tmp_path / "codes.json", clock).book(SEED).wait == 0.0
+
+
+class AskedSession:
+    """One session that is asked for codes, and what came of it."""
+
+    def __init__(self, codes: Codes) -> None:
+        self.posted: list[Event] = []
+        self.codes: list[str] = []
+        self.questions = Questions(
+            "acme", 1, SEED, codes, self.posted.append, lambda tunnel, session, code: self.codes.append(code)
+        )
+
+    @property
+    def wait(self) -> float:
+        (delayed,) = [event for event in self.posted if isinstance(event, Delayed)]
+        return delayed.seconds
+
+
+async def test_a_session_that_ends_before_its_turn_costs_no_code(tmp_path: Path) -> None:
+    codes = Codes(tmp_path / "codes.json", FixedClock())
+    first, second = AskedSession(codes), AskedSession(codes)
+    for one in (first, second):
+        one.questions.ask(Question(Wanted.CODE, "code?"))
+    assert (first.wait, second.wait) == (0.0, 10.0)
+    second.questions.close()
+    third = AskedSession(codes)
+    third.questions.ask(Question(Wanted.CODE, "code?"))
+    assert third.wait == 10.0, "not 40"
+
+
+async def test_a_code_that_waits_while_the_clock_is_set_back_is_replaced_by_the_right_one(
+    tmp_path: Path,
+) -> None:
+    clock = FixedClock(1_000_000_319.9)  # five minutes ahead; the next step begins at once
+    one = AskedSession(Codes(tmp_path / "codes.json", clock))
+    one.questions.ask(Question(Wanted.CODE, "code?"))
+    clock.now = 1_000_000_010.0
+    async with asyncio.timeout(5.0):
+        while not one.codes:
+            await asyncio.sleep(0.01)
+    assert one.codes == [parse_seed(SEED).at(int(clock.now))]

@@ -151,6 +151,12 @@ def test_nothing_is_wrong_on_a_sound_host() -> None:
             ("/dev/net/tun does not exist", "to do: modprobe tun"),
         ),
         (
+            replace(LIVE, full=(("facilitator.runtime_dir", "/run/facilitator"),)),
+            "full-directory",
+            "error",
+            ("/run/facilitator (facilitator.runtime_dir) is full", "to do: df -h /run/facilitator"),
+        ),
+        (
             replace(LIVE, listeners=(ForeignListener(17301, "x (pid 7)"),)),
             "third-party-listener",
             "warning",

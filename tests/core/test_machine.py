@@ -7,9 +7,9 @@ import pytest
 from supervisor.core import events as ev
 from supervisor.core.session.liveness import ROUNDS
 from supervisor.core.session.machine import KILL_INTERVAL_SECONDS
-from supervisor.core.session.retry import RETRY, Retry, backoff
+from supervisor.core.session.retry import CURABLE_SECONDS, POLICIES, Page, Retry, backoff, not_retried
 from supervisor.core.session.step import HANDLED, step
-from supervisor.core.state import Health, Phase, Session, TunnelState, Want
+from supervisor.core.state import Health, Phase, Reach, Session, TunnelState, Want
 from tests.core.moments import moment
 from tests.states import but, tunnel_state
 from tunnels.base import Connected, Failed, Reason
@@ -102,7 +102,7 @@ def test_after_a_tick_the_deadline_is_gone_or_later(phase: Phase) -> None:
 
 
 def test_every_reason_has_a_policy() -> None:
-    assert set(RETRY) == set(Reason)
+    assert set(POLICIES) == set(Reason)
 
 
 def test_start_spawns_the_next_session_with_a_deadline() -> None:
@@ -219,12 +219,53 @@ def test_transient_causes_are_tried_for_ever() -> None:
         assert state.phase is Phase.STARTING
 
 
-def test_permanent_causes_wait_for_a_human_or_a_change() -> None:
-    permanent = [r for r, retry in RETRY.items() if retry is Retry.NEVER]
-    assert {Reason.MISSING_BINARY, Reason.KEY, Reason.CLIENT_CONFIG, Reason.CERTIFICATE} <= set(permanent)
+def test_what_another_attempt_would_make_worse_waits_for_a_human_or_a_change() -> None:
+    permanent = [r for r, policy in POLICIES.items() if policy.retry is Retry.NEVER]
+    assert permanent == [Reason.CHALLENGE, Reason.KICKED]
     for reason in permanent:
         state, _ = run(started(), ev.ClientSaid("acme", 1, Failed(reason, "no")), ev.Exited("acme", 1, 0))
         assert (state.phase, state.reason, state.deadline) == (Phase.FAILED, reason, None)
+
+
+@pytest.mark.parametrize("reason", [r for r, policy in POLICIES.items() if policy.retry is Retry.CURABLE])
+def test_what_somebody_has_to_cure_is_tried_ever_more_slowly_for_ever(reason: Reason) -> None:
+    state, pauses = started(), []
+    for _ in range(len(CURABLE_SECONDS) + 1):
+        number = state.session.number
+        state, _ = run(
+            state, ev.ClientSaid("acme", number, Failed(reason, "no")), ev.Exited("acme", number, 0)
+        )
+        assert (state.phase, state.reason, not_retried(state)) == (Phase.BACKOFF, reason, None)
+        pauses.append(state.deadline - 100.0)
+        state, _ = run(state, ev.Tick("acme", number), now=state.deadline)
+    assert pauses == [*CURABLE_SECONDS, CURABLE_SECONDS[-1]]
+    assert CURABLE_SECONDS[-4:] == (300.0, 600.0, 1200.0, 1800.0)
+
+
+def test_where_there_is_no_other_attempt_it_would_do_harm_and_a_person_is_paged() -> None:
+    """Only these reasons can lead to FAILED, and `status` says of each why."""
+    last = {r for r, policy in POLICIES.items() if policy.retry in (Retry.NEVER, Retry.LOGIN)}
+    assert last == {r for r, policy in POLICIES.items() if policy.harm}
+    for reason in last:
+        assert POLICIES[reason].login
+        assert POLICIES[reason].page in (Page.AT_ONCE, Page.GIVEN_UP)
+        sentence = not_retried(tunnel_state(phase=Phase.FAILED, reason=reason))
+        assert sentence is not None
+        assert sentence.startswith(POLICIES[reason].harm)
+
+
+def test_a_gateway_that_is_back_after_a_silence_is_tried_at_once_by_what_waits_for_a_cure() -> None:
+    refused = (ev.ClientSaid("acme", 1, Failed(Reason.KEY, "refused")), ev.Exited("acme", 1, 0))
+    waiting, _ = run(started(), *refused)
+    silent, answers = (
+        ev.EndpointSeen("acme", reach=Reach.SILENT),
+        ev.EndpointSeen("acme", reach=Reach.ANSWERS),
+    )
+    waiting, _ = run(waiting, silent, now=101.0)
+    assert run(waiting, answers, now=102.0)[0].phase is Phase.BACKOFF
+    assert run(waiting, answers, now=131.0)[0].phase is Phase.STARTING
+    transient, _ = run(started(), ev.Exited("acme", 1, 1), silent)
+    assert run(transient, answers, now=131.0)[0].phase is Phase.BACKOFF
 
 
 def test_a_wrong_password_is_tried_max_attempts_times_and_wakes_on_a_changed_secret() -> None:
@@ -297,7 +338,10 @@ def test_a_client_that_connects_while_nothing_passes_was_never_well() -> None:
         (Reason.HANDSHAKE, {}, Phase.BACKOFF, 60.0),
         (Reason.HANDSHAKE, {"suspicions": 2}, Phase.BACKOFF, 4500.0),
         (Reason.HANDSHAKE, {"proven": True}, Phase.BACKOFF, 1.0),
-        (Reason.MISSING_BINARY, {}, Phase.FAILED, None),
+        (Reason.AUTH, {"refusals": 2, "proven": True}, Phase.BACKOFF, 4500.0),
+        (Reason.MISSING_BINARY, {}, Phase.BACKOFF, 30.0),
+        (Reason.MISSING_BINARY, {"suspicions": 20}, Phase.BACKOFF, 1800.0),
+        (Reason.KICKED, {}, Phase.FAILED, None),
     ],
 )
 def test_pause_of_each_policy(

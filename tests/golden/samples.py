@@ -77,6 +77,7 @@ ACTIVE = SessionState(
     liveness=Liveness(1, 2, 3, True, (0.25, None), 7.5, 0.125, "20 % lost", "no more connections"),
     failure=Failure(Reason.PEER_CLOSED, "gone", 8.5),
     asking=Asking(Question(Wanted.CODE, "Code?"), 11.5),
+    code_at=12.5,
     resumable=True,
     outdated=True,
     reconnect_by=12.5,

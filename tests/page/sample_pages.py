@@ -51,6 +51,8 @@ def tunnel(name: str, **changed: Any) -> TunnelOnPage:
         "reconnects": 0,
         "next_attempt": None,
         "asks": None,
+        "waits_for_code": None,
+        "not_retried": None,
         "last_error": None,
         "availability": {"ratio": 1.0, "last_day": ["up"] * 96},
         "deaths": [],
@@ -144,6 +146,8 @@ def bad_night() -> StatusPageDocument:
             reason="auth",
             since=iso(NOW - 8000),
             session=None,
+            not_retried="one more refused login may lock the account; it begins when a secret or the "
+            "configuration is corrected, or with: facilitator start",
             last_error="auth: the far side refuses svc-facilitator three times",
             deaths=deaths[2:],
             networks=["10.55.0.0/16"],

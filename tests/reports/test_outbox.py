@@ -23,6 +23,7 @@ from structlog.testing import capture_logs
 
 from supervisor.core.alerting.verdict import Verdict
 from supervisor.reports.paging.incident import (
+    UPDATE_SECONDS,
     Action,
     Incident,
     IncidentMessage,
@@ -388,6 +389,51 @@ def test_a_refused_key_is_not_tried_twice() -> None:
     assert reconcile(after_key_change(refused, "f2"), True, compose, 0.0).message == IncidentMessage(
         Action.TRIGGER, "trigger", 0.0
     )
+
+
+def opened(cause: str) -> Incident:
+    """The incident after its trigger was accepted."""
+    return after_attempt(reconcile(FRESH, True, compose, 0.0, cause), SendOutcome.ACCEPTED, "", 0.0)
+
+
+def caused(incident: Incident, now: float, cause: str, grave: bool) -> Incident:
+    return reconcile(incident, True, lambda action: f"{action}: {cause}", now, cause, grave)
+
+
+def test_an_open_incident_whose_cause_somebody_has_to_cure_is_updated_at_once_and_once() -> None:
+    updated = caused(opened("unhealthy"), 1.0, "certificate", True)
+    assert updated.message == IncidentMessage(Action.TRIGGER, "trigger: certificate", 1.0)
+    assert caused(updated, 2.0, "certificate", True) == updated, "it waits to be sent"
+    sent = after_attempt(updated, SendOutcome.ACCEPTED, "", 3.0)
+    assert (sent.remote, caused(sent, 4.0, "certificate", True)) == (RemoteState.OPEN, sent)
+
+
+def test_causes_in_a_row_that_cure_themselves_are_one_update_in_ten_minutes() -> None:
+    incident, told = opened("unhealthy"), []
+    for second in range(int(3 * UPDATE_SECONDS)):
+        incident = caused(incident, float(second), ("network", "peer-closed")[second % 2], False)
+        if incident.message is not None:
+            told.append(second)
+            incident = after_attempt(incident, SendOutcome.ACCEPTED, "", float(second))
+    assert 2 <= len(told) <= 3
+
+
+def test_a_trigger_that_was_not_sent_yet_names_the_latest_cause() -> None:
+    waiting = reconcile(FRESH, True, compose, 0.0, "unhealthy")
+    assert caused(waiting, 1.0, "key", True).message == IncidentMessage(Action.TRIGGER, "trigger: key", 0.0)
+
+
+def test_an_update_that_was_not_sent_is_dropped_when_the_incident_is_over() -> None:
+    updated = caused(opened("unhealthy"), 1.0, "certificate", True)
+    over = reconcile(updated, False, compose, 2.0)
+    assert over.message == IncidentMessage(Action.RESOLVE, "resolve", 2.0)
+    assert after_attempt(over, SendOutcome.ACCEPTED, "", 3.0).finished
+
+
+def test_an_incident_of_an_earlier_run_is_not_triggered_again_only_because_its_cause_is_not_known() -> None:
+    found = replace(opened("unhealthy"), cause="", told=0.0)
+    known = caused(found, 5.0, "certificate", True)
+    assert (known.message, known.cause) == (None, "certificate")
 
 
 # --- the double as a program

@@ -144,6 +144,27 @@ def test_an_incident_from_trigger_to_resolve(office: Office) -> None:
     assert office.pager.status.incidents == ()
 
 
+def test_an_incident_whose_cause_changes_is_told_under_its_key(office: Office) -> None:
+    for reason, summary in (
+        ("unhealthy", "is down"),
+        ("certificate", "waits for a human"),
+        ("certificate", "again"),
+    ):
+        office.pager.set({"acme": alert(Verdict.FIRING, reason=reason, summary=summary)})
+        assert office.settled(KEY)
+    expected = [
+        ("trigger", KEY, "is down", "unhealthy"),
+        ("trigger", KEY, "waits for a human", "certificate"),
+    ]
+    assert [
+        (it["event_action"], it["dedup_key"], it["payload"]["summary"], it["payload"]["class"])
+        for it in office.double.events
+    ] == expected
+    office.set(acme=Verdict.CLEAR)
+    assert office.settled()
+    assert len(office.double.alerts) == 1
+
+
 def test_a_repeated_verdict_says_nothing_new(office: Office) -> None:
     for _ in range(3):
         office.set(acme=FIRING)

@@ -147,7 +147,7 @@ BUGS = (
     Bug(
         "a question is not waited for",
         f"{SESSION}/machine.py",
-        "    deadline = until if session.phase is Phase.STARTING else session.deadline\n",
+        "    deadline = until if known is None else min(until, known)\n",
         "    deadline = session.deadline\n",
         "tests/simulation/test_logins.py::test_a_question_may_take_minutes_and_ends_cleanly",
     ),
@@ -165,6 +165,48 @@ BUGS = (
         "refusals=retry.refusals,",
         "tests/simulation/test_worlds.py::"
         "test_a_wrong_password_means_three_attempts_in_a_simulated_day_and_one_incident_at_once",
+    ),
+    Bug(
+        "a cause that somebody cures is retried without growing pauses",
+        f"{SESSION}/tunnel_machine.py",
+        "suspicions=counts + (retry.suspicions if counts and not lasted else 0),",
+        "suspicions=1,",
+        "tests/simulation/test_logins.py::test_what_somebody_has_to_cure_pages_once_and_is_retried_ever_more_slowly",
+    ),
+    Bug(
+        "a set clock changes nothing",
+        f"{SESSION}/fleet.py",
+        "events=tuple([ev.ClockSet(name) for name in fleet.members])",
+        "events=()",
+        "tests/simulation/test_logins.py::test_a_set_clock_is_tried_at_once_where_it_may_have_been_the_cause",
+    ),
+    Bug(
+        "each time that the clock is set costs a refused account a login",
+        f"{SESSION}/tunnel_machine.py",
+        "and retry.refusals <= c.tunnel.login.max_attempts\n",
+        "and True\n",
+        "tests/simulation/test_logins.py::test_a_clock_that_is_set_again_and_again_costs_one_login_of_a_refused_account",
+    ),
+    Bug(
+        "a password that has worked is given up",
+        f"{SESSION}/retry.py",
+        "        case Retry.LOGIN if retry.proven:\n",
+        "        case Retry.LOGIN if False:\n",
+        "tests/simulation/test_logins.py::test_a_password_that_worked_is_retried_hourly_within_three_logins_an_hour",
+    ),
+    Bug(
+        "a renegotiation that waits for somebody is taken for a dead tunnel",
+        f"{SESSION}/machine.py",
+        "    if _halted(session, c.now):\n",
+        "    if False:\n",
+        "tests/simulation/test_logins.py::test_a_renegotiation_that_waits_for_an_answer_ends_no_session",
+    ),
+    Bug(
+        "a renegotiation waits for an answer for ever",
+        f"{SESSION}/machine.py",
+        "    if asking is not None and asking.until <= c.now:\n",
+        "    if False:\n",
+        "tests/simulation/test_logins.py::test_a_renegotiation_that_nobody_answers_ends_as_a_challenge",
     ),
     Bug(
         "a session number is used again",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 
 from supervisor.core import events as ev
-from supervisor.core.session.machine import ANSWER_SECONDS
+from supervisor.core.session.machine import ANSWER_SECONDS, CODE_TAKEN_SECONDS
 from supervisor.core.session.pacing import SPACING_SECONDS
 from supervisor.core.session.tunnel_machine import QUIET_SECONDS
-from supervisor.core.state import Health, Phase, RecoveryStep
+from supervisor.core.state import Health, Phase, RecoveryStep, TunnelState
 from tests.fakes import KIND, Habits, World
 from tunnels.base import Failed, Question, Reason, Say, Secret, Wanted
 from tunnels.settings import Login, Probe, Tunnel
@@ -39,15 +40,129 @@ def refusing(reason: Reason) -> Habits:
 
 @pytest.mark.parametrize(
     ("reason", "most"),
-    [(Reason.AUTH, 3), (Reason.HANDSHAKE, 3), (Reason.OUR_CERTIFICATE, 1), (Reason.BANNED, 6)],
+    [
+        (Reason.AUTH, 3),
+        (Reason.HANDSHAKE, 3),
+        (Reason.OUR_CERTIFICATE, 8),
+        (Reason.KICKED, 1),
+        (Reason.BANNED, 6),
+    ],
 )
 @pytest.mark.parametrize("sharing", [1, 5])
 def test_what_cannot_work_is_not_tried_again_and_again(reason: Reason, most: int, sharing: int) -> None:
     """Five tunnels with one account may do no more harm to it than one."""
     world = World(crowd(sharing, user="svc"), refusing(reason), kind=GATED)
     world.run(until=HOUR)
-    each = most if reason in (Reason.HANDSHAKE, Reason.OUR_CERTIFICATE) else most / sharing
+    each = most / sharing if reason in (Reason.AUTH, Reason.BANNED) else most
     assert 1 <= len(world.runner.spawned) <= each * sharing
+
+
+@pytest.mark.parametrize(
+    "reason", [Reason.CERTIFICATE, Reason.OUR_CERTIFICATE, Reason.KEY, Reason.CLIENT_CONFIG]
+)
+def test_what_somebody_has_to_cure_pages_once_and_is_retried_ever_more_slowly(reason: Reason) -> None:
+    """It is cured after three hours, and nobody gives a command."""
+    habits = refusing(reason)
+    world = World({"acme": tunnel()}, habits)
+    world.run(until=2.0)
+    assert world.alerter.opened == ["acme"], "at once"
+    assert "waits for a human" in world.alerter.alerts["acme"].summary
+    world.run(until=3 * HOUR)
+    starts = [at for at, _, _ in world.runner.spawned]
+    pauses = [round(later - one, -1) for one, later in zip(starts, starts[1:], strict=False)]
+    assert pauses[:7] == [30.0, 60.0, 90.0, 90.0, 300.0, 600.0, 1200.0]
+    assert set(pauses[7:]) == {1800.0}
+    habits.says = lambda: None
+    world.run(until=4 * HOUR)
+    assert (world.phase(), world.alerter.opened, world.alerter.resolved) == (Phase.UP, ["acme"], ["acme"])
+
+
+@pytest.mark.parametrize("cured", [20.0, 60.0, 120.0, 250.0])
+def test_what_is_cured_within_minutes_is_up_ninety_seconds_later(cured: float) -> None:
+    habits = refusing(Reason.KEY)
+    world = World({"acme": tunnel()}, habits)
+    world.run(until=cured)
+    habits.says = lambda: None
+    world.run(until=cured + 92.0)
+    assert (world.phase(), world.alerter.opened) == (Phase.UP, ["acme"])
+
+
+def test_a_password_that_worked_is_retried_hourly_within_three_logins_an_hour() -> None:
+    """Five tunnels of one account: their directory refuses it for half a day."""
+    habits = Habits(lives=lambda: 100.0)
+    names = crowd(5, user="svc")
+    world = World(names, habits, kind=GATED)
+    world.run(until=50.0)
+    habits.says = lambda: Failed(Reason.AUTH, "no")
+    world.run(until=12 * HOUR)
+    starts = [at for at, _, _ in world.runner.spawned if at > 50.0]
+    assert len(starts) > 10
+    assert all(sum(one <= at < one + HOUR for at in starts) <= 3 for one in starts)
+    assert {world.phase(name) for name in names} == {Phase.BACKOFF}
+    habits.says = lambda: None
+    habits.lives = lambda: inf
+    world.run(until=14 * HOUR)
+    assert {world.phase(name) for name in names} == {Phase.UP}
+
+
+# --- the clock of this host
+# ----------------------------------------------------------------------------------------------
+
+
+def waiting(reason: Reason, until: float, **login: object) -> tuple[World, Habits]:
+    """A tunnel of which each attempt ends for this reason."""
+    habits = refusing(reason)
+    one = tunnel().model_copy(update={"login": Login(**login)})
+    world = World({"acme": one}, habits)
+    world.run(until=until)
+    return world, habits
+
+
+@pytest.mark.parametrize("reason", [Reason.CERTIFICATE, Reason.OUR_CERTIFICATE, Reason.HANDSHAKE])
+def test_a_set_clock_is_tried_at_once_where_it_may_have_been_the_cause(reason: Reason) -> None:
+    world, habits = waiting(reason, 2000.0)
+    habits.says = lambda: None
+    world.post(ev.ClockSet(""))
+    world.run(until=2002.0)
+    assert world.phase() is Phase.UP
+
+
+@pytest.mark.parametrize("reason", [Reason.KEY, Reason.CLIENT_CONFIG, Reason.NETWORK, Reason.KICKED])
+def test_a_set_clock_changes_nothing_where_it_cannot_have_been_the_cause(reason: Reason) -> None:
+    world, _ = waiting(reason, 2000.0)
+    before = len(world.runner.spawned)
+    world.post(ev.ClockSet(""))
+    world.run(until=2000.5)
+    assert len(world.runner.spawned) == before
+
+
+SEED = {"totp": Secret(file="seed")}
+
+
+@pytest.mark.parametrize("refused", [1.0, 70.0, 300.0])
+def test_codes_of_a_wrong_clock_are_tried_again_when_it_is_set(refused: float) -> None:
+    """After one, two and three refused logins; the last one had given up."""
+    world, habits = waiting(Reason.AUTH, refused, **SEED)
+    habits.says = lambda: None
+    world.post(ev.ClockSet(""))
+    world.run(until=refused + 2.0)
+    assert world.phase() is Phase.UP
+
+
+def test_a_clock_that_is_set_again_and_again_costs_one_login_of_a_refused_account() -> None:
+    world, _ = waiting(Reason.AUTH, 300.0, **SEED)
+    for minute in range(60):
+        world.post(ev.ClockSet(""))
+        world.run(until=300.0 + 60.0 * minute)
+    assert len(world.runner.spawned) == 4
+    assert world.phase() is Phase.FAILED
+
+
+def test_a_password_without_a_code_is_not_tried_again_because_the_clock_was_set() -> None:
+    world, _ = waiting(Reason.AUTH, 300.0)
+    world.post(ev.ClockSet(""))
+    world.run(until=400.0)
+    assert (world.phase(), len(world.runner.spawned)) == (Phase.FAILED, 3)
 
 
 def test_logins_with_a_refused_account_are_minutes_apart() -> None:
@@ -179,6 +294,87 @@ def test_after_an_answer_the_client_has_its_ordinary_time() -> None:
     assert world.engine.snapshot.tunnels["acme"][1].asking is None
     world.run(until=270.0)
     assert world.engine.snapshot.tunnels["acme"][1].failure.reason is Reason.START_TIMEOUT
+
+
+# --- renegotiations: OpenVPN passes no packets while it waits for an answer
+# ----------------------------------------------------------------------------------------------------------
+
+
+class Renegotiation:
+    """A tunnel with a probe target whose path is dead from the question to the answer."""
+
+    def __init__(self) -> None:
+        self.blocked = False
+        habits = Habits(path_alive=lambda now: not self.blocked)
+        probed = tunnel(probe=Probe(targets=("icmp://10.77.0.1",)))
+        self.world = World({"acme": probed}, habits, kind=replace(KIND, renew=(Say("x"),)))
+        self.world.run(until=100.0)
+
+    @property
+    def state(self) -> TunnelState:
+        return self.world.engine.snapshot.tunnels["acme"][1]
+
+    def ask(self) -> None:
+        self.blocked = True
+        self.world.post(ev.ClientSaid("acme", 1, Question(Wanted.CODE, "Enter your code")))
+
+    def outcome(self) -> tuple[int, int, Phase, Health]:
+        sessions, renewed = len(self.world.runner.spawned), len(self.world.runner.renewed)
+        return sessions, renewed, self.state.phase, self.state.health
+
+
+def test_a_renegotiation_that_waits_for_an_answer_ends_no_session() -> None:
+    one = Renegotiation()
+    one.ask()
+    one.world.run(until=250.0)
+    assert one.outcome() == (1, 0, Phase.UP, Health.UNHEALTHY)
+    assert (one.state.reason, one.world.alerter.opened) == (Reason.CHALLENGE, ["acme"])
+    one.world.post(ev.Answered("acme", 1))
+    one.world.run(until=255.0)
+    one.blocked = False
+    one.world.run(until=900.0)
+    assert one.outcome() == (1, 0, Phase.UP, Health.HEALTHY)
+    assert one.world.alerter.resolved == ["acme"]
+
+
+def test_a_renegotiation_that_waits_for_the_next_code_ends_no_session_and_pages_nobody() -> None:
+    one = Renegotiation()
+    one.blocked = True
+    one.world.post(ev.Delayed("acme", 1, 42.0))
+    one.world.run(until=141.0)
+    assert (one.outcome(), one.state.reason) == ((1, 0, Phase.UP, Health.UNHEALTHY), Reason.CHALLENGE)
+    assert one.state.code_at == pytest.approx(142.0, abs=0.5)
+    one.world.run(until=145.0)
+    one.blocked = False
+    one.world.run(until=400.0)
+    assert (one.outcome(), one.world.alerter.opened) == ((1, 0, Phase.UP, Health.HEALTHY), [])
+
+
+def test_after_a_renegotiation_a_dead_tunnel_is_noticed_again() -> None:
+    one = Renegotiation()
+    one.blocked = True
+    one.world.post(ev.Delayed("acme", 1, 0.0))
+    one.world.run(until=100.0 + CODE_TAKEN_SECONDS + 25.0)
+    first = one.world.runner.renewed[0][0]
+    assert 100.0 + CODE_TAKEN_SECONDS < first < 100.0 + CODE_TAKEN_SECONDS + 10.0
+
+
+def test_a_renegotiation_that_nobody_answers_ends_as_a_challenge() -> None:
+    one = Renegotiation()
+    one.ask()
+    one.world.run(until=100.0 + ANSWER_SECONDS + 10.0)
+    assert (one.state.phase, one.state.reason) == (Phase.FAILED, Reason.CHALLENGE)
+    assert "Enter your code" in one.state.failure.text
+
+
+def test_a_refused_login_with_a_code_names_the_code_its_seed_and_the_clock() -> None:
+    world = World({"acme": tunnel()}, Habits(connects_in=lambda: None))
+    world.run(until=1.0)
+    world.post(ev.Delayed("acme", 1, 0.0))
+    world.post(ev.ClientSaid("acme", 1, Failed(Reason.AUTH, "refused")))
+    world.run(until=2.0)
+    text = world.engine.snapshot.tunnels["acme"][1].failure.text
+    assert all(word in text for word in ("refused", "password", "code", "login.totp", "clock"))
 
 
 # --- the ladder

@@ -1,5 +1,5 @@
 """The preflight checks whose answers can change, repeated while the daemon runs: third-party firewalls,
-policy routing rules, addresses, sysctls, the clock.
+policy routing rules, addresses, sysctls, the clock. A clock that was set is told as `ClockSet`.
 
 netlink notification, or a minute has passed -> facts (`supervisor.app.preflight.live`, in a thread)
 -> `supervisor.core.preflight.live` -> conditions
@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
 from supervisor.app.engine_view import ReadableEngine
+from supervisor.app.preflight.clock_watch import ClockWatch
 from supervisor.app.preflight.requirements import Running, requirements
 from supervisor.config.model import Config
 from supervisor.core.conditions import Condition
-from supervisor.core.events import Event, Noticed
+from supervisor.core.events import ClockSet, Event, Noticed
 from supervisor.core.preflight.facts import HostFacts, Requirements
 from supervisor.core.preflight.live import clock, conditions
 from supervisor.core.state import TunnelState
@@ -44,7 +45,11 @@ class HostWatch:
     """
 
     def __init__(
-        self, engine: ReadableEngine, kinds: Mapping[str, AnyKind], post: Callable[[Event], None]
+        self,
+        engine: ReadableEngine,
+        kinds: Mapping[str, AnyKind],
+        post: Callable[[Event], None],
+        clock_watch: ClockWatch | None = None,
     ) -> None:
         self._engine, self._kinds, self._post = engine, kinds, post
         self._config: Config | None = None
@@ -54,6 +59,7 @@ class HostWatch:
         # those that the peers were last taken from
         self._tunnels: Mapping[str, tuple[Tunnel, TunnelState]] = {}
         self._reader, self._facts = ForeignTableReader(), HostFacts()
+        self._clock_watch = clock_watch or ClockWatch()
         self._synchronised = False  # the clock was synchronised at some time
         self._cost = 0.0  # seconds of processor time of the latest check
         self._found: Mapping[str, Condition] = {}  # by the latest check
@@ -122,6 +128,8 @@ class HostWatch:
                 f"what other programs have put into the kernel cannot be judged: {error!r}"
             ) from error
         self._facts, self._found = found, said
+        if self._clock_watch.corrected(found.synchronised):
+            self._post(ClockSet(""))
         self._synchronised = self._synchronised or found.synchronised is True
         told = {**said, **clock(found.synchronised, self._synchronised)}
         if told != self._conditions:

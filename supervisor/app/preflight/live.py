@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from supervisor.app.preflight import addresses, host
+from supervisor.app.preflight import addresses, host, stores
 from supervisor.app.preflight.locations import Places
 from supervisor.app.preflight.requirements import Running
 from supervisor.config.model import Config
@@ -54,6 +54,7 @@ def at_a_glance(facts: HostFacts, running: Running, places: Places | None = None
         settings=settings,
         listeners=_listeners(running),
         tun=host.tun(where.tun),
+        full=stores.full(running.config),
         synchronised=host.synchronised(),
         absent=frozenset(path for path in needed if not Path(path).exists()),
     )

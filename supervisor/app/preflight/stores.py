@@ -75,11 +75,30 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
+FULL_BYTES = 1 << 20  # of free space, below which a directory counts as full: one client's output may need it
+
+
 def directories(config: Config, privileged: bool) -> tuple[DirectoryFacts, ...]:
     """The directories that the daemon writes to; of one that does not exist yet, its parent is checked."""
     own = config.facilitator
     paths = {"facilitator.state_dir": own.state_dir, "facilitator.runtime_dir": own.runtime_dir}
     return tuple(_directory(setting, path, privileged) for setting, path in paths.items())
+
+
+def full(config: Config) -> tuple[tuple[str, str], ...]:
+    """Settings and paths of the directories that are full, by bytes or by inodes."""
+    own = config.facilitator
+    paths = {"facilitator.state_dir": own.state_dir, "facilitator.runtime_dir": own.runtime_dir}
+    return tuple((setting, str(path)) for setting, path in paths.items() if _full(path))
+
+
+def _full(path: Path) -> bool:
+    try:
+        space = os.statvfs(path)
+    except OSError:
+        return False
+    inodes = space.f_files > 0 and space.f_favail == 0  # some file systems do not count them
+    return inodes or space.f_bavail * space.f_frsize < FULL_BYTES
 
 
 def _directory(setting: str, path: Path, privileged: bool) -> DirectoryFacts:

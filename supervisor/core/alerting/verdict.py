@@ -10,6 +10,7 @@ from types import MappingProxyType
 from supervisor.core.alerting.flapping import OutageTracker
 from supervisor.core.conditions import Condition
 from supervisor.core.session.liveness import LOCAL, SENTENCES, dead_leg
+from supervisor.core.session.retry import needs_person, not_retried
 from supervisor.core.state import Asking, Leg, Phase, Reach, RecoveryStep, Snapshot, TunnelState, Want, well
 from tunnels.base import Reason, Wanted
 from tunnels.settings import Tunnel
@@ -134,7 +135,7 @@ def _judge(
     is_well = well(tunnel, state)
     if (snapshot.draining or state.drain is not None) and not is_well:
         return Verdict.HOLD, None
-    if state.phase is Phase.FAILED or (state.asking is not None and not is_well):  # needs a person
+    if not is_well and needs_person(tunnel, state, outage.since):
         return Verdict.FIRING, None
     if is_well:
         due, verdict = state.well_since + tunnel.alert.clear_after, Verdict.CLEAR
@@ -151,11 +152,12 @@ def _summary(
     subject = f"{tunnel.name} ({tunnel.description})" if tunnel.description else tunnel.name
     if state.asking is not None:
         return f"{facilitator}: tunnel {subject} asks: {state.asking.question.text}"
-    failure = f": {state.failure.reason}: {state.failure.text}" if state.failure is not None else ""
+    present = state.present_failure
+    failure = f": {present.reason}: {present.text}" if present is not None else ""
     flaps = f"keeps failing ({outage.failures} times)"
     down = "works, but its destination is dead" if leg is Leg.DESTINATION else "is down"
     what = flaps if outage.flapping else down
-    if state.phase is Phase.FAILED:
+    if needs_person(tunnel, state, outage.since):
         what = "waits for a human"
     return f"{facilitator}: tunnel {subject} {what}{failure}"
 
@@ -179,8 +181,8 @@ def _details(
         "look_further": f"facilitator status {tunnel.name}; facilitator logs {tunnel.name}; facilitator "
         f"history {tunnel.name}",
     }
-    if state.failure is not None:
-        details["last_error"] = f"{state.failure.reason}: {state.failure.text}"
+    if (failure := state.present_failure) is not None:
+        details["last_error"] = f"{failure.reason}: {failure.text}"
     if state.endpoint in _GATEWAY_TEXTS:
         details["gateway"] = _GATEWAY_TEXTS[state.endpoint]
     if state.recovery is not None:
@@ -191,10 +193,8 @@ def _details(
         details["asks_for_seconds"] = f"{max(0.0, state.asking.until - now):.0f}"
     if state.phase is Phase.BACKOFF and state.deadline is not None:
         details["next_attempt_in_seconds"] = f"{max(0.0, state.deadline - now):.0f}"
-    if state.phase is Phase.FAILED:
-        details["next_attempt"] = (
-            f"none before a secret or the configuration is corrected, or: facilitator start {tunnel.name}"
-        )
+    if (why := not_retried(state)) is not None:
+        details["next_attempt"] = f"none: {why} {tunnel.name}"
     return details
 
 

@@ -260,6 +260,8 @@ class HostFacts:
     secrets: tuple[SecretFile, ...] = ()
     client_files: tuple[ClientFileRemark, ...] | None = None  # None: not looked at
     directories: tuple[DirectoryFacts, ...] = ()
+    # settings of directories that nothing can be written into any more, because they are full, and their paths
+    full: tuple[tuple[str, str], ...] = ()
     listeners: tuple[ForeignListener, ...] = ()
     service: Service = field(default_factory=Service)
     daemon: DaemonFacts = field(default_factory=DaemonFacts)

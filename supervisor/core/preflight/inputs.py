@@ -172,6 +172,13 @@ def _directory(directory: DirectoryFacts) -> Finding:
     return ok("directories", f"{directory.path} can be written ({directory.setting})")
 
 
+def full(facts: HostFacts) -> Iterator[Finding]:
+    """Directories into which a running daemon can write nothing any more."""
+    for setting, path in facts.full:
+        text = f"{path} ({setting}) is full: what clients say, incidents and what outlives a crash cannot be written"
+        yield problem("full-directory", text, f"df -h {path}; df -i {path}   # and make room")
+
+
 def ports(facts: HostFacts) -> Iterator[Finding]:
     """Does another program listen on a port that we need?"""
     free = True

@@ -33,6 +33,7 @@ _CHECKS: Mapping[str, PreflightCheck] = MappingProxyType(
         "conntrack-table": host.tracked,
         "tun-device": host.tun,
         "missing-device": host.files,
+        "full-directory": inputs.full,
         "third-party-listener": inputs.ports,
     }
 )

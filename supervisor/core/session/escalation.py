@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from supervisor.core.session.retry import RETRY, Retry
+from supervisor.core.session.retry import POLICIES, Retry
 from supervisor.core.state import Health, RecoveryStep, RetryState, SessionState
 from tunnels.base import Reason
 
@@ -46,7 +46,7 @@ _ELSEWHERE = frozenset(
 def escalate(retry: RetryState, session: SessionState) -> RetryState:
     """How the next attempt is made after this session, which ended for its `reason`."""
     facts, reason = session.session, session.reason
-    if RETRY[reason] is Retry.NOW:
+    if POLICIES[reason].retry is Retry.NOW:
         return retry
     connected = facts.connected is not None and reason is not Reason.UNHEALTHY
     worked = connected or session.health is Health.HEALTHY

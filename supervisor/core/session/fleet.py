@@ -110,6 +110,8 @@ def fold(fleet: Fleet, event: ev.Event, now: float, jitter: float, utc_offset: f
             back = tuple([ev.UplinkBack(name) for name in fleet.members]) if event.alive else ()
             uplink = Uplink(event.alive, now, event.text)
             return FleetStep(replace(fleet, uplink=uplink), events=back, changed=True)
+        case ev.ClockSet(tunnel=""):
+            return FleetStep(fleet, events=tuple([ev.ClockSet(name) for name in fleet.members]))
         case _:
             return _of_tunnel(fleet, event, now, jitter, utc_offset)
 

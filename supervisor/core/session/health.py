@@ -73,6 +73,18 @@ def blind(session: SessionState, now: float) -> SessionState:
     return _sick(session, Failure(Reason.UPLINK, "the uplink of this host is dead", now))
 
 
+def halted(session: SessionState, now: float) -> SessionState:
+    """Nothing passes while its client waits for an answer to a question of the remote gateway."""
+    session = replace(session, liveness=forgotten(session.liveness))
+    if session.health is Health.UNHEALTHY:
+        return session
+    asking = session.asking
+    what = "the one-time code" if asking is None else f"an answer: {asking.question.text}"
+    text = f"the remote gateway wants a login again, and no packets pass while the client waits for {what}"
+    halted = _sick(session, Failure(Reason.CHALLENGE, text, now))
+    return replace(halted, deadline=session.deadline)
+
+
 def _sick(session: SessionState, failure: Failure) -> SessionState:
     return replace(
         session,

@@ -19,13 +19,15 @@ from supervisor.core import events as ev
 from supervisor.core.humanize import exit_text
 from supervisor.core.session.address_conflict import unusable
 from supervisor.core.session.context import StepContext
-from supervisor.core.session.health import blind, filled, nothing_behind, proven, rated
+from supervisor.core.session.health import blind, filled, halted, nothing_behind, proven, rated
 from supervisor.core.session.liveness import ROUNDS, UNPROVEN_ROUNDS, blamed, forgotten, missed
 from supervisor.core.session.retry import stable
 from supervisor.core.state import Asking, Failure, Health, Leg, Phase, RecoveryStep, SessionState, connected
-from tunnels.base import Connected, Failed, Full, Question, Reason
+from tunnels.base import Connected, Failed, Full, Question, Reason, Wanted
 
 ANSWER_SECONDS = 300.0  # that a person has to answer a question of the remote gateway
+# After a code was given to a client that is up, until packets must pass again: the rest of the renegotiation.
+CODE_TAKEN_SECONDS = 15.0
 KILL_INTERVAL_SECONDS = 2.0  # between two SIGKILLs of a process tree that does not end
 
 # Reasons to end a session for good. PLANNED: this session, because another one has replaced it.
@@ -109,10 +111,20 @@ def _said(c: StepContext, session: SessionState, event: ev.ClientSaid) -> Sessio
         case Full():
             return SessionStep(filled(c.tunnel, session, event.what.text, c.now))
         case Failed():
-            failed = _failed(c, session, event.what.reason, event.what.text)
+            failed = _failed(c, session, event.what.reason, _explained(session, event.what))
             return terminated(c, failed, event.what.reason)
         case _:
             return SessionStep(session)
+
+
+def _explained(session: SessionState, what: Failed) -> str:
+    """A server does not say which part of a login it refuses."""
+    if what.reason is not Reason.AUTH or session.code_at is None:
+        return what.text
+    return (
+        f"{what.text} (a one-time code was part of the login: check the password, the code or its seed "
+        f"login.totp, and the clock of this host)"
+    )
 
 
 def _connected(c: StepContext, session: SessionState, what: Connected) -> SessionStep:
@@ -131,20 +143,32 @@ def _connected(c: StepContext, session: SessionState, what: Connected) -> Sessio
 
 
 def _asked(c: StepContext, session: SessionState, question: Question) -> SessionStep:
-    """A person has some time to answer; a session that is up goes on meanwhile."""
+    """A person has some time to answer, also while a session that is up renegotiates."""
     until = c.now + ANSWER_SECONDS
-    deadline = until if session.phase is Phase.STARTING else session.deadline
+    known = None if session.phase is Phase.STARTING else session.deadline
+    deadline = until if known is None else min(until, known)
     return SessionStep(replace(session, asking=Asking(question, until), deadline=deadline))
 
 
 def _answered(c: StepContext, session: SessionState, event: ev.Answered) -> SessionStep:
-    starting = session.phase is Phase.STARTING
+    starting, asking = session.phase is Phase.STARTING, session.asking
     deadline = c.now + c.kind.start_timeout if starting else session.deadline
-    return SessionStep(replace(session, asking=None, deadline=deadline))
+    code = asking is not None and asking.question.wanted is Wanted.CODE
+    code_at = c.now if code else session.code_at
+    return SessionStep(replace(session, asking=None, code_at=code_at, deadline=deadline))
 
 
 def _delayed(c: StepContext, session: SessionState, event: ev.Delayed) -> SessionStep:
-    return SessionStep(replace(session, deadline=c.now + event.seconds + c.kind.start_timeout))
+    until = c.now + event.seconds
+    starting = session.phase is Phase.STARTING
+    deadline = until + c.kind.start_timeout if starting else session.deadline
+    return SessionStep(replace(session, code_at=until, deadline=deadline))
+
+
+def _halted(session: SessionState, now: float) -> bool:
+    """Whether a session that is up waits for a person or a code: OpenVPN passes no packets while it does."""
+    code_at = session.code_at
+    return session.asking is not None or (code_at is not None and now < code_at + CODE_TAKEN_SECONDS)
 
 
 def _kept(c: StepContext, session: SessionState, event: ev.Kept) -> SessionStep:
@@ -209,6 +233,8 @@ def _probed(c: StepContext, session: SessionState, event: ev.Probed, *, alone: b
     dead = blamed(session)
     if dead is None:
         return SessionStep(rated(c.tunnel, session, None, c.now))
+    if _halted(session, c.now):
+        return SessionStep(halted(session, c.now))
     if dead is Leg.DESTINATION:
         return SessionStep(nothing_behind(c.tunnel, session, c.now))
     if not c.uplink:
@@ -258,18 +284,26 @@ def _uplink_back(c: StepContext, session: SessionState, event: ev.UplinkBack) ->
 
 def _start_deadline(c: StepContext, session: SessionState, event: ev.Tick) -> SessionStep:
     if session.asking is not None:
-        minutes = f"{ANSWER_SECONDS / 60:g}"
-        text = f"nobody answered within {minutes} minutes: {session.asking.question.text}"
-        return terminated(c, _failed(c, session, Reason.CHALLENGE, text), Reason.CHALLENGE)
+        return _unanswered(c, session, session.asking)
     text = f"not connected {c.kind.start_timeout:g} s after its start"
     return terminated(c, _failed(c, session, Reason.START_TIMEOUT, text), Reason.START_TIMEOUT)
 
 
+def _unanswered(c: StepContext, session: SessionState, asking: Asking) -> SessionStep:
+    text = f"nobody answered within {ANSWER_SECONDS / 60:g} minutes: {asking.question.text}"
+    return terminated(c, _failed(c, session, Reason.CHALLENGE, text), Reason.CHALLENGE)
+
+
 def _stable_deadline(c: StepContext, session: SessionState, event: ev.Tick) -> SessionStep:
+    asking = session.asking
+    if asking is not None and asking.until <= c.now:
+        return _unanswered(c, session, asking)
     if session.reconnect_by is not None and session.reconnect_by <= c.now:
         return reconnecting(c, session)
     outcome = Outcome.STABLE if stable(c.tunnel, session, c.now) else Outcome.GOES_ON
-    return SessionStep(replace(session, deadline=session.reconnect_by), outcome=outcome)
+    moments = [session.reconnect_by, None if asking is None else asking.until]
+    deadline = min((each for each in moments if each is not None), default=None)
+    return SessionStep(replace(session, deadline=deadline), outcome=outcome)
 
 
 def _stop_deadline(c: StepContext, session: SessionState, event: ev.Tick) -> SessionStep:
@@ -293,6 +327,7 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType(
         (Phase.UP, ev.ClientSaid): _said,
         (Phase.UP, ev.Kept): _kept,
         (Phase.UP, ev.Answered): _answered,
+        (Phase.UP, ev.Delayed): _delayed,
         (Phase.UP, ev.Exited): _exited,
         (Phase.UP, ev.DeviceLost): _device_lost,
         (Phase.UP, ev.AddressConflict): _address_conflict,

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from supervisor.core.session.retry import RETRY, Retry
-from tunnels.base import Reason
+from supervisor.core.session.retry import POLICIES, Page
 
-_PROGRESS = (Reason.RETRY, Reason.CONNECTED, Reason.HEALTHY, Reason.DEGRADED)
-_NO_FAILURE = frozenset({*(reason.value for reason in RETRY if RETRY[reason] is Retry.NOW), *_PROGRESS})
+_NO_FAILURE = frozenset({reason.value for reason, policy in POLICIES.items() if policy.page is Page.NO})
+
+
+_CURED_BY_SOMEBODY = frozenset(
+    {reason.value for reason, policy in POLICIES.items() if policy.page in (Page.AT_ONCE, Page.GIVEN_UP)}
+)
+
+
+def must_be_cured(reason: str) -> bool:
+    """Somebody has to cure a failure for this reason; waiting does not help."""
+    return reason in _CURED_BY_SOMEBODY
 
 
 def is_failure(reason: str) -> bool:

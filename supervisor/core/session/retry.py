@@ -1,13 +1,16 @@
-"""Retry and backoff: the policy of each reason, and the pause before the next attempt."""
+"""Retry and backoff: the policy of each reason for which a session ends. When the next attempt follows, when
+somebody is paged, and whether the attempt has spent a login. docs/kinds.md has the same as a table.
+"""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from supervisor.core.backoff import Backoff
-from supervisor.core.state import Health, RetryState, SessionState
+from supervisor.core.state import Health, Phase, RetryState, SessionState, TunnelState
 from tunnels.base import Reason
 from tunnels.settings import Reconnect, Tunnel
 
@@ -15,6 +18,9 @@ SLOWEST_SECONDS = (600.0, 1200.0)  # between attempts where each one makes it wo
 # after the first and second refused handshake of a tunnel that never worked; then it is no accident
 SUSPECTED_SECONDS = (60.0, 300.0)
 HOURLY_SECONDS = (3600.0, 5400.0)  # between attempts then: most likely our certificate or key is wrong
+# After each attempt in a row that failed for a cause that somebody has to cure; the last entry also for more.
+# The first ones are short: a server that is just starting, or a clock that is just being set, cures itself.
+CURABLE_SECONDS = (30.0, 60.0, 90.0, 90.0, 300.0, 600.0, 1200.0, 1800.0)
 SHORTEST_LIFE_SECONDS = 5.0  # that a session must live for its end to count as an ordinary time limit
 
 
@@ -27,55 +33,132 @@ class Retry(enum.Enum):
     # transient if the tunnel has worked before; else most likely our own fault: ever slower, for ever
     SUSPECT = "suspect"
     SLOW = "slow"  # every attempt makes it worse: slowly, for ever
-    LOGIN = "login"  # a few times, then never: an account may be locked
-    NEVER = "never"  # waits for an operator, a changed secret or a changed configuration
+    CURABLE = "curable"  # somebody has to cure it, and an attempt does no harm: slower and slower, for ever
+    # A few times. Then hourly if the account was accepted before, else never: it may be locked.
+    LOGIN = "login"
+    NEVER = (
+        "never"  # an attempt does harm: waits for an operator, a changed secret or a changed configuration
+    )
 
 
-RETRY: Mapping[Reason, Retry] = MappingProxyType(
+class Page(enum.Enum):
+    """When a failure for a reason pages."""
+
+    NO = "no"  # it is no failure
+    LATER = "later"  # when the tunnel was down for `alert.after`
+    AT_ONCE = "at once"  # somebody has to cure it
+    GIVEN_UP = "given up"  # when the attempts are used up, or the tunnel was down for `alert.after`
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """What one reason means for the next attempt and for the pager."""
+
+    retry: Retry
+    page: Page = Page.LATER
+    login: bool = False  # an attempt that ends for it has spent a login, which a lockout may count
+    clock: bool = False  # this host's wrong clock can be the cause: tried again as soon as that is set
+    harm: str = ""  # what one more attempt would do, where there is none
+
+
+_ASKED = RetryPolicy(Retry.NOW, Page.NO)
+_PROGRESS = RetryPolicy(Retry.BACKOFF, Page.NO)
+_TRANSIENT = RetryPolicy(Retry.BACKOFF)
+_CURABLE = RetryPolicy(Retry.CURABLE, Page.AT_ONCE)
+_CLOCK = RetryPolicy(Retry.CURABLE, Page.AT_ONCE, clock=True)
+
+POLICIES: Mapping[Reason, RetryPolicy] = MappingProxyType(
     {
-        Reason.CONFIGURED: Retry.NOW,
-        Reason.STARTED: Retry.NOW,
-        Reason.STOPPED: Retry.NOW,
-        Reason.RESTARTED: Retry.NOW,
-        Reason.RECONFIGURED: Retry.NOW,
-        Reason.INPUTS_CHANGED: Retry.NOW,
-        Reason.PLANNED: Retry.NOW,
-        Reason.SHUTDOWN: Retry.NOW,
-        Reason.RETRY: Retry.BACKOFF,
-        Reason.CONNECTED: Retry.BACKOFF,
-        Reason.HEALTHY: Retry.BACKOFF,
-        Reason.DEGRADED: Retry.BACKOFF,
-        Reason.EXITED: Retry.BACKOFF,
-        Reason.KILLED: Retry.BACKOFF,
-        Reason.START_TIMEOUT: Retry.BACKOFF,
-        Reason.UNHEALTHY: Retry.BACKOFF,
-        Reason.DESTINATION: Retry.BACKOFF,
-        Reason.DEVICE_LOST: Retry.BACKOFF,
-        Reason.NETWORK: Retry.BACKOFF,
-        Reason.DNS: Retry.BACKOFF,
-        Reason.PEER_TIMEOUT: Retry.BACKOFF,
-        Reason.PEER_CLOSED: Retry.BACKOFF,
-        Reason.HANDSHAKE: Retry.SUSPECT,
-        Reason.UPLINK: Retry.BACKOFF,
-        Reason.LOCAL: Retry.BACKOFF,
-        Reason.SESSION_EXPIRED: Retry.EXPIRED,
-        Reason.PROTOCOL: Retry.BACKOFF,
-        Reason.FAR_END_FULL: Retry.BACKOFF,
-        Reason.BANNED: Retry.SLOW,
-        Reason.ADDRESS_CONFLICT: Retry.SLOW,
-        Reason.AUTH: Retry.LOGIN,
-        Reason.CHALLENGE: Retry.NEVER,
-        Reason.KICKED: Retry.NEVER,
-        Reason.CERTIFICATE: Retry.NEVER,
-        Reason.OUR_CERTIFICATE: Retry.NEVER,
-        Reason.KEY: Retry.NEVER,
-        Reason.CLIENT_CONFIG: Retry.NEVER,
-        Reason.MISSING_INPUT: Retry.NEVER,
-        Reason.SECRET: Retry.NEVER,
-        Reason.MISSING_BINARY: Retry.NEVER,
-        Reason.MISSING_RIGHT: Retry.NEVER,
+        Reason.CONFIGURED: _ASKED,
+        Reason.STARTED: _ASKED,
+        Reason.STOPPED: _ASKED,
+        Reason.RESTARTED: _ASKED,
+        Reason.RECONFIGURED: _ASKED,
+        Reason.INPUTS_CHANGED: _ASKED,
+        Reason.CLOCK_SET: _ASKED,
+        Reason.PLANNED: _ASKED,
+        Reason.SHUTDOWN: _ASKED,
+        Reason.RETRY: _PROGRESS,
+        Reason.CONNECTED: _PROGRESS,
+        Reason.HEALTHY: _PROGRESS,
+        Reason.DEGRADED: _PROGRESS,
+        Reason.EXITED: _TRANSIENT,
+        Reason.KILLED: _TRANSIENT,
+        Reason.START_TIMEOUT: _TRANSIENT,
+        Reason.UNHEALTHY: _TRANSIENT,
+        Reason.DESTINATION: _TRANSIENT,
+        Reason.DEVICE_LOST: _TRANSIENT,
+        Reason.NETWORK: _TRANSIENT,
+        Reason.DNS: _TRANSIENT,
+        Reason.PEER_TIMEOUT: _TRANSIENT,
+        Reason.PEER_CLOSED: _TRANSIENT,
+        Reason.HANDSHAKE: RetryPolicy(Retry.SUSPECT, clock=True),
+        Reason.UPLINK: _TRANSIENT,
+        Reason.LOCAL: _TRANSIENT,
+        Reason.SESSION_EXPIRED: RetryPolicy(Retry.EXPIRED),
+        Reason.PROTOCOL: _TRANSIENT,
+        Reason.FAR_END_FULL: RetryPolicy(Retry.BACKOFF, login=True),
+        Reason.BANNED: RetryPolicy(Retry.SLOW),
+        Reason.ADDRESS_CONFLICT: RetryPolicy(Retry.SLOW, login=True),
+        Reason.AUTH: RetryPolicy(
+            Retry.LOGIN,
+            Page.GIVEN_UP,
+            login=True,
+            clock=True,
+            harm="one more refused login may lock the account",
+        ),
+        Reason.CHALLENGE: RetryPolicy(
+            Retry.NEVER,
+            Page.AT_ONCE,
+            login=True,
+            harm="each attempt asks a person again, and a question that nobody answers may count as a refused login",
+        ),
+        Reason.KICKED: RetryPolicy(
+            Retry.NEVER,
+            Page.AT_ONCE,
+            login=True,
+            harm="an administrator there has ended the session for good, and may lock out who comes back unasked",
+        ),
+        Reason.CERTIFICATE: _CLOCK,
+        Reason.OUR_CERTIFICATE: _CLOCK,
+        Reason.KEY: _CURABLE,
+        Reason.CLIENT_CONFIG: _CURABLE,
+        Reason.MISSING_INPUT: _CURABLE,
+        Reason.SECRET: _CURABLE,
+        Reason.MISSING_BINARY: _CURABLE,
+        Reason.MISSING_RIGHT: _CURABLE,
     }
 )
+
+# Attempts in a row that failed for these are counted (`RetryState.suspicions`).
+COUNTED = frozenset({Retry.SUSPECT, Retry.CURABLE})
+
+
+def login_left(tunnel: Tunnel, retry: RetryState) -> bool:
+    """Whether the account may be tried by itself, as far as refused logins are concerned."""
+    return retry.refusals < tunnel.login.max_attempts or retry.proven
+
+
+def needs_person(tunnel: Tunnel, state: TunnelState, since: float) -> bool:
+    """Whether a tunnel that is not well, and has been down since that moment, can be helped by a person only,
+    as far as is known.
+    """
+    if state.phase is Phase.FAILED or state.asking is not None:
+        return True
+    failure = state.failure
+    if failure is None or failure.at < since or state.phase is Phase.UP:
+        return False
+    page = POLICIES[failure.reason].page
+    spent = state.retry.refusals >= tunnel.login.max_attempts
+    return page is Page.AT_ONCE or (page is Page.GIVEN_UP and spent)
+
+
+def not_retried(state: TunnelState) -> str | None:
+    """Why a tunnel that has failed is not tried again by itself, as one sentence; None: it is."""
+    if state.phase is not Phase.FAILED:
+        return None
+    harm = POLICIES[state.reason].harm
+    return f"{harm}; it begins when a secret or the configuration is corrected, or with: facilitator start"
 
 
 def stable(tunnel: Tunnel, session: SessionState, now: float) -> bool:
@@ -108,7 +191,7 @@ def pause(
     """
     transient = backoff(tunnel.reconnect, retry.attempts, jitter)
     wait: float | None = None
-    match RETRY[session.reason]:
+    match POLICIES[session.reason].retry:
         case Retry.NOW:
             wait = 0.0
         case Retry.BACKOFF:
@@ -119,8 +202,12 @@ def pause(
             wait = transient if retry.proven else _suspected(retry.suspicions, jitter)
         case Retry.SLOW:
             wait = _between(SLOWEST_SECONDS, jitter)
+        case Retry.CURABLE:
+            wait = CURABLE_SECONDS[min(retry.suspicions, len(CURABLE_SECONDS)) - 1]
         case Retry.LOGIN if retry.refusals < tunnel.login.max_attempts:
             wait = tunnel.login.pause * retry.refusals
+        case Retry.LOGIN if retry.proven:
+            wait = _between(HOURLY_SECONDS, jitter)
         case Retry.LOGIN | Retry.NEVER:
             wait = None
     return wait

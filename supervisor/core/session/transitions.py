@@ -150,7 +150,7 @@ def _transition(
 def public(state: TunnelState) -> tuple[object, ...]:
     """What outputs depend on beside transitions."""
     sessions = [
-        (each.session, each.phase, each.health, each.asking, each.outdated, _drained(each))
+        (each.session, each.phase, each.health, each.asking, each.code_at, each.outdated, _drained(each))
         for each in state.sessions
     ]
     return (

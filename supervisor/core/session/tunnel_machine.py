@@ -17,14 +17,16 @@ from typing import Any
 from supervisor.core import events as ev
 from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.escalation import escalate
+from supervisor.core.session.liveness import LOCAL
 from supervisor.core.session.machine import DOWN, Outcome, SessionStep, reconnecting, session_step, terminated
-from supervisor.core.session.retry import RETRY, Retry, pause, stable
+from supervisor.core.session.retry import COUNTED, CURABLE_SECONDS, POLICIES, Retry, login_left, pause, stable
 from supervisor.core.state import (
     Drain,
     Failure,
     Idle,
     Liveness,
     Phase,
+    Reach,
     RetryState,
     Session,
     SessionEnded,
@@ -57,7 +59,7 @@ def _followed(c: StepContext, state: TunnelState, stepped: SessionStep) -> Step:
         case Outcome.CONNECTED:
             state = replace(state, retry=accepted(state.retry))
         case Outcome.STABLE:
-            state = replace(state, retry=replace(state.retry, attempts=0))
+            state = replace(state, retry=replace(state.retry, attempts=0, suspicions=0))
         case Outcome.RECONNECTS:
             state = replace(state, retry=from_nothing(state.retry))
         case Outcome.ENDED:
@@ -67,7 +69,7 @@ def _followed(c: StepContext, state: TunnelState, stepped: SessionStep) -> Step:
 
 def accepted(retry: RetryState) -> RetryState:
     """After the remote gateway has accepted a session with these inputs."""
-    return replace(retry, refusals=0, suspicions=0, login_after=0.0, proven=True)
+    return replace(retry, refusals=0, login_after=0.0, proven=True)
 
 
 def from_nothing(retry: RetryState) -> RetryState:
@@ -145,8 +147,9 @@ def _inputs_changed_idle(c: StepContext, state: TunnelState, event: ev.InputsCha
     """What the tunnel waited for may have come. The inputs of one that has worked are not to blame: its
     pause is not cut short.
     """
-    policy, retry = RETRY[state.reason], state.retry
-    transient = policy not in (Retry.LOGIN, Retry.SUSPECT, Retry.SLOW) and retry.refusals == 0
+    policy, retry = POLICIES[state.reason].retry, state.retry
+    blamed = policy in (Retry.LOGIN, Retry.SUSPECT, Retry.SLOW, Retry.CURABLE)
+    transient = not blamed and retry.refusals == 0
     if state.phase is Phase.BACKOFF and transient and retry.proven:
         return Step(replace(state, retry=replace(retry, proven=False, resumable=False)))
     retry = from_nothing(replace(retry, proven=False))
@@ -183,6 +186,16 @@ def _endpoint_seen(c: StepContext, state: TunnelState, event: ev.EndpointSeen) -
     return Step(replace(state, endpoint=event.reach))
 
 
+def _endpoint_seen_waiting(c: StepContext, state: TunnelState, event: ev.EndpointSeen) -> Step:
+    """A gateway that is back may have been repaired: what waits for somebody to cure it is tried."""
+    returned = state.endpoint is Reach.SILENT and event.reach is Reach.ANSWERS
+    seen = replace(state, endpoint=event.reach)
+    curable = POLICIES[state.reason].retry is Retry.CURABLE and state.reason not in LOCAL
+    if returned and curable and c.now - state.since >= CURABLE_SECONDS[0]:
+        return begin(c, seen, Reason.RETRY)
+    return Step(seen)
+
+
 def _endpoint_seen_running(
     c: StepContext, state: TunnelState, active: SessionState, event: ev.EndpointSeen
 ) -> Step:
@@ -195,15 +208,28 @@ def _endpoint_seen_running(
 
 def _backoff_deadline(c: StepContext, state: TunnelState, event: ev.Tick) -> Step:
     """The pause is over. What only waited for its turn begins for the reason that it had."""
-    return begin(c, state, state.reason if RETRY[state.reason] is Retry.NOW else Reason.RETRY)
+    asked = POLICIES[state.reason].retry is Retry.NOW
+    return begin(c, state, state.reason if asked else Reason.RETRY)
 
 
 def _uplink_back_idle(c: StepContext, state: TunnelState, event: ev.UplinkBack) -> Step:
     """What waited begins within some seconds, not all at once."""
     soon = c.now + c.jitter * UPLINK_SPREAD_SECONDS
-    if RETRY[state.reason] is not Retry.BACKOFF or (state.deadline is not None and state.deadline < soon):
+    transient = POLICIES[state.reason].retry is Retry.BACKOFF
+    if not transient or (state.deadline is not None and state.deadline < soon):
         return Step(state)
     return Step(replace(state, idle=replace(state.idle, deadline=soon)))
+
+
+def _clock_set(c: StepContext, state: TunnelState, event: ev.ClockSet) -> Step:
+    """A wrong clock may have been the cause. An account whose attempts are used up is tried once more: after
+    another refusal, the next time that the clock is set changes nothing.
+    """
+    policy, retry = POLICIES[state.reason], state.retry
+    code = c.tunnel.login.totp is not None and retry.refusals <= c.tunnel.login.max_attempts
+    if not policy.clock or (policy.retry is Retry.LOGIN and not code):
+        return Step(state)
+    return begin(c, replace(state, retry=replace(retry, login_after=0.0)), Reason.CLOCK_SET)
 
 
 # --- where it leads
@@ -213,7 +239,7 @@ def _uplink_back_idle(c: StepContext, state: TunnelState, event: ev.UplinkBack) 
 def begin(c: StepContext, state: TunnelState, reason: Reason) -> Step:
     """A session begins in the active slot, or waits for its turn to."""
     retry = state.retry
-    if retry.refusals >= c.tunnel.login.max_attempts:
+    if reason is not Reason.CLOCK_SET and not login_left(c.tunnel, retry):
         spent = replace(retry, turn=None, failure=_spent(c, retry))
         return _given_up(c, replace(state, retry=spent), Reason.AUTH)
     if not c.uplink:
@@ -224,7 +250,7 @@ def begin(c: StepContext, state: TunnelState, reason: Reason) -> Step:
         state = replace(state, retry=replace(retry, turn=c.turn))
         return Step(_waiting(state, reason, c.now, moment))
     session, spawn = new_session(c, state, reason, state.last)
-    again = RETRY[reason] is not Retry.NOW
+    again = POLICIES[reason].retry is not Retry.NOW
     return Step(
         replace(
             state,
@@ -313,14 +339,15 @@ def _ended(c: StepContext, state: TunnelState, session: SessionState) -> Step:
         return replace(_stopped(c, state, session.reason), ended=over)
     retry = _counted(c, retry, session)
     wait = pause(c.tunnel, retry, session, c.now, c.jitter)
-    if session.outdated and RETRY[session.reason] is not Retry.BACKOFF:
+    if session.outdated and POLICIES[session.reason].retry is not Retry.BACKOFF:
         state = replace(state, retry=from_nothing(retry))
         return replace(begin(c, state, Reason.INPUTS_CHANGED), ended=over)
     retry = replace(escalate(retry, session), attempts=retry.attempts + 1)
     if session.reason is Reason.AUTH:
         retry = replace(retry, login_after=c.now + (wait or 0.0))
     state = replace(state, retry=retry)
-    if wait is None:
+    curable = POLICIES[session.reason].retry is Retry.CURABLE
+    if wait is None or (curable and state.drain is not None):
         step = _given_up(c, state, session.reason)
     elif wait <= 0.0:
         step = begin(c, state, session.reason)
@@ -331,11 +358,12 @@ def _ended(c: StepContext, state: TunnelState, session: SessionState) -> Step:
 
 def _counted(c: StepContext, retry: RetryState, session: SessionState) -> RetryState:
     reason = session.reason
+    lasted, counts = stable(c.tunnel, session, c.now), POLICIES[reason].retry in COUNTED
     return replace(
         retry,
-        attempts=0 if stable(c.tunnel, session, c.now) else retry.attempts,
+        attempts=0 if lasted else retry.attempts,
         refusals=retry.refusals + (reason is Reason.AUTH),
-        suspicions=retry.suspicions + 1 if reason is Reason.HANDSHAKE else 0,
+        suspicions=counts + (retry.suspicions if counts and not lasted else 0),
     )
 
 
@@ -349,11 +377,13 @@ IDLE: Mapping[tuple[Phase, type[ev.Event]], IdleHandler] = MappingProxyType(
         (Phase.BACKOFF, ev.Asked): _ask_idle,
         (Phase.BACKOFF, ev.InputsChanged): _inputs_changed_idle,
         (Phase.BACKOFF, ev.UplinkBack): _uplink_back_idle,
+        (Phase.BACKOFF, ev.ClockSet): _clock_set,
         (Phase.BACKOFF, ev.FlowsCounted): _flows_counted_idle,
-        (Phase.BACKOFF, ev.EndpointSeen): _endpoint_seen,
+        (Phase.BACKOFF, ev.EndpointSeen): _endpoint_seen_waiting,
         (Phase.BACKOFF, ev.Tick): _backoff_deadline,
         (Phase.FAILED, ev.Asked): _ask_idle,
         (Phase.FAILED, ev.InputsChanged): _inputs_changed_idle,
+        (Phase.FAILED, ev.ClockSet): _clock_set,
         (Phase.FAILED, ev.EndpointSeen): _endpoint_seen,
     }
 )

@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from supervisor.core.session.reasons import is_failure
-from supervisor.core.session.retry import RETRY, Retry
+from supervisor.core.session.retry import POLICIES, Retry
 from supervisor.core.state import TunnelState, Want, well
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
 LOST = "daemon-lost"  # the reason of sessions that ended with a daemon that was killed
+NOT_MONITORED = "not-monitored"  # the whole host stood still, and this daemon with it
 ADOPTED = "adopted"  # a daemon has adopted the session of an earlier one
 
 WINDOWS: Mapping[str, float] = MappingProxyType(
@@ -31,7 +32,9 @@ WINDOWS: Mapping[str, float] = MappingProxyType(
 KEPT = max(WINDOWS.values()) + 3600.0  # seconds of the past that a timeline remembers
 _TRIM = 256  # marks that are forgotten at a time
 
-_CLASSES = MappingProxyType({Retry.NOW: "asked", Retry.LOGIN: "login", Retry.NEVER: "permanent"})
+_CLASSES = MappingProxyType(
+    {Retry.NOW: "asked", Retry.LOGIN: "login", Retry.NEVER: "permanent", Retry.CURABLE: "permanent"}
+)
 _BY_HAND = frozenset(
     {Reason.STARTED, Reason.STOPPED, Reason.RESTARTED, Reason.RECONFIGURED, Reason.INPUTS_CHANGED}
 )
@@ -43,7 +46,7 @@ class Standing(enum.StrEnum):
     UP = "up"  # proven to work
     DEGRADED = "degraded"  # works, but badly
     DOWN = "down"  # wanted, and not proven to work
-    UNWATCHED = "unwatched"  # wanted, and no daemon ran
+    UNWATCHED = "unwatched"  # wanted, and no daemon ran, or the whole host stood still
     STOPPED = "stopped"  # an operator had stopped it, or it was not configured
 
 
@@ -77,7 +80,7 @@ def death_class(reason: str) -> str:
     ended with a daemon that was killed.
     """
     try:
-        return _CLASSES.get(RETRY[Reason(reason)], "transient")
+        return _CLASSES.get(POLICIES[Reason(reason)].retry, "transient")
     except ValueError:  # LOST, or a reason of another version
         return "daemon" if reason == LOST else "transient"
 

@@ -131,7 +131,12 @@ class TunnelStatus(TypedDict):
     reconnects: int
     next_attempt: Timestamp | None
     asks: QuestionEntry | None
+    waits_for_code: Timestamp | None
+    """When its client gets the next unused one-time code, which it waits for."""
+    not_retried: str | None
+    """Why a tunnel that has failed is not tried again by itself."""
     last_error: str | None
+    """Of a tunnel that works: the last one. Else what explains that it does not work; null: nothing does."""
 
 
 class DaemonStatus(TypedDict):

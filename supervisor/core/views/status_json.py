@@ -10,7 +10,8 @@ from supervisor.core.humanize import iso
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.session.lifetime import learned
 from supervisor.core.session.liveness import dead_leg
-from supervisor.core.state import Asking, Drain, Phase, Session, Snapshot, TunnelState, Uplink
+from supervisor.core.session.retry import not_retried
+from supervisor.core.state import Asking, Drain, Phase, Session, Snapshot, TunnelState, well
 from supervisor.core.views.documents import (
     DrainEntry,
     EndEntry,
@@ -59,7 +60,7 @@ def status_document(
             for name, each in conditions.items()
         ],
         "tunnels": [
-            _tunnel(who, tunnel, state, carried.get(name, []), snapshot.uplink)
+            _tunnel(who, tunnel, state, carried.get(name, []), snapshot)
             for name, (tunnel, state) in sorted(snapshot.tunnels.items())
         ],
     }
@@ -75,9 +76,10 @@ def plan_document(plan: NetworkPlan, wanted: Sequence[str], changes: Sequence[st
 
 
 def _tunnel(
-    who: DaemonIdentity, tunnel: Tunnel, state: TunnelState, carries: list[str], uplink: Uplink
+    who: DaemonIdentity, tunnel: Tunnel, state: TunnelState, carries: list[str], snapshot: Snapshot
 ) -> TunnelStatus:
-    leg = dead_leg(tunnel, state, uplink)
+    leg = dead_leg(tunnel, state, snapshot.uplink)
+    failure = state.failure if well(tunnel, state) else state.present_failure
     waiting = state.phase is Phase.BACKOFF and state.deadline is not None
     return {
         "name": tunnel.name,
@@ -103,7 +105,9 @@ def _tunnel(
         "reconnects": state.reconnects,
         "next_attempt": iso(who.wall_offset + (state.deadline or 0.0)) if waiting else None,
         "asks": _question(who, state.asking),
-        "last_error": f"{state.failure.reason}: {state.failure.text}" if state.failure is not None else None,
+        "waits_for_code": _code(who, state, snapshot.now),
+        "not_retried": not_retried(state),
+        "last_error": f"{failure.reason}: {failure.text}" if failure is not None else None,
     }
 
 
@@ -140,6 +144,11 @@ def _question(who: DaemonIdentity, asking: Asking | None) -> QuestionEntry | Non
         "text": asking.question.text,
         "until": iso(who.wall_offset + asking.until),
     }
+
+
+def _code(who: DaemonIdentity, state: TunnelState, now: float) -> str | None:
+    code_at = state.code_at
+    return None if code_at is None or code_at <= now else iso(who.wall_offset + code_at)
 
 
 def _session(who: DaemonIdentity, session: Session) -> SessionEntry:

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -30,6 +30,8 @@ from supervisor.core.state import (
     Transition,
 )
 from supervisor.core.views.availability import (
+    ADOPTED,
+    NOT_MONITORED,
     WINDOWS,
     Availability,
     Segment,
@@ -45,6 +47,7 @@ from supervisor.reports.history.archive import Archive, ClockReading
 from supervisor.reports.history.restore import failures, timelines
 from supervisor.reports.history.schema import Statement
 from supervisor.reports.history.session_traffic import TrafficSources
+from supervisor.reports.history.standstill import SignsOfLife, Standstill, suspended
 from supervisor.reports.history.writer_thread import WriterIntervals, WriterThread
 from tunnels.settings import Tunnel
 
@@ -60,6 +63,7 @@ class HistorySources:
     boot: str = ""  # id of the boot that monotonic seconds count from
     clock: Callable[[], float] = time.monotonic
     offset: Callable[[], float] = lambda: time.time() - time.monotonic()  # Unix time minus monotonic seconds
+    suspended: Callable[[], float] = suspended  # seconds that the host was suspended since its boot
     traffic: TrafficSources = TrafficSources()
     mask: Callable[[str], str] = str  # replaces secrets in a text
 
@@ -78,10 +82,12 @@ class History:
     ) -> None:
         self._archive, self._sources = archive, sources
         self._writer = WriterThread(archive, sources.now, sources.traffic, intervals or WriterIntervals())
+        self._signs = SignsOfLife(sources.clock, sources.suspended)
         self._lock = threading.Lock()
         self._timelines: dict[str, Timeline] = {}
         self._sessions: dict[tuple[str, int], Session] = {}  # running, by tunnel and number
         self._open_incidents: frozenset[str] = frozenset()  # names
+        self._latest: dict[str, Transition] = {}  # by tunnel
 
     def start(
         self, adopted: Mapping[str, tuple[Session, ...]] = NO_SESSIONS, max_failures: int = 0
@@ -110,8 +116,16 @@ class History:
 
     # --- what goes in
 
+    def alive(self) -> None:
+        """A sign of life of the event loop, about once a second: without one, tunnels were not monitored."""
+        if (still := self._signs.alive()) is not None:
+            self._stood_still(still)
+
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Record a transition, and what it says about the tunnel's session."""
+        if (still := self._signs.standstill()) is not None:
+            self._stood_still(still)
+        self._latest[transition.tunnel] = transition
         tunnel, state = snapshot.tunnels[transition.tunnel]
         reason, ended = transition.reason.value, transition.ended
         running = next((each for each in state.sessions if each.session.number == transition.session), None)
@@ -259,6 +273,27 @@ class History:
             lasted=it.lasted,
             rung=None if it.rung is None else it.rung.value,
         )
+
+    def _stood_still(self, still: Standstill) -> None:
+        """What was up, or down, before the standstill was not monitored in it."""
+        text = f"the whole host stood still for {still.seconds:.0f} s"
+        for name, timeline in list(self._timelines.items()):
+            latest = self._latest.get(name)
+            with self._lock:
+                before = timeline.standing
+                if before is None or before in (Standing.STOPPED, Standing.UNWATCHED):
+                    continue
+                changes = (
+                    StandingChange(still.began, Standing.UNWATCHED, NOT_MONITORED),
+                    StandingChange(still.ended, before, ADOPTED if latest is None else latest.reason.value),
+                )
+                for change in changes:
+                    timeline.add(change)
+            if latest is not None:
+                told = replace(latest, before=latest.after, text=text, ended=None, rung=None)
+                self._writer.put(
+                    [self._transition_row(replace(told, at=change.at), change) for change in changes]
+                )
 
     def _running_row(self, tunnel: Tunnel, state: SessionState) -> Statement:
         session = self._sessions[tunnel.name, state.session.number] = state.session

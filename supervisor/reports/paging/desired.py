@@ -12,6 +12,7 @@ import structlog
 
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.humanize import iso
+from supervisor.core.session.reasons import must_be_cured
 from supervisor.reports.paging.channel import UNREADABLE_KEY, Channel
 from supervisor.reports.paging.incident import Incident, RemoteState, after_key_change, dedup_key, reconcile
 from supervisor.reports.paging.outbox import Outbox
@@ -62,6 +63,8 @@ class DesiredIncidents:
                 True,
                 lambda _: self._compose(alert, paging),
                 self._channel.wall,
+                alert.reason,
+                must_be_cured(alert.reason),
             ),
         )
         if not before.wanted:

@@ -15,6 +15,10 @@ from hashlib import sha256
 MAX_DEDUP_KEY_CHARS = 255  # PagerDuty Events API v2, field `dedup_key`
 
 
+# Between two triggers of an open incident because of another cause that only time has to cure.
+UPDATE_SECONDS = 600.0
+
+
 class RemoteState(enum.StrEnum):
     """What the receiver has under our dedup key."""
 
@@ -73,6 +77,8 @@ class Incident:
     remote: RemoteState = RemoteState.CLOSED
     fingerprint: str = ""  # of the routing key under which the receiver knows it
     refused_fingerprint: str = ""  # of a routing key that was rejected: never tried again
+    cause: str = ""  # the reason that its latest trigger names; in memory only: empty after a restart
+    told: float = 0.0  # Unix time of that
     message: IncidentMessage | None = None
 
     @property
@@ -98,18 +104,35 @@ def needed_action(incident: Incident) -> Action | None:
     return None if incident.remote is RemoteState.CLOSED else Action.RESOLVE
 
 
-def reconcile(incident: Incident, wanted: bool, compose: Compose, now: float) -> Incident:
+def reconcile(
+    incident: Incident, wanted: bool, compose: Compose, now: float, cause: str = "", grave: bool = False
+) -> Incident:
     """The incident after a verdict, with the message that it now needs. An unsent message stays if it is
     still the right one, and is dropped otherwise. `now` is Unix time.
+
+    An open incident whose `cause` has changed is triggered again under its key, with the new text: at once if
+    the cause is `grave`, because somebody has to cure it; else after some minutes, because one failure often
+    has several causes in a row.
     """
     if wanted != incident.wanted:
         incident = replace(incident, wanted=wanted, refused_fingerprint="")
-    action = needed_action(incident)
+    changed = wanted and _cause_changed(incident, cause, grave, now)
+    if changed or not wanted or not incident.cause:
+        incident = replace(incident, cause=cause, told=now)
+    action, waiting = needed_action(incident), incident.message
+    updates = changed or (waiting is not None and waiting.action is Action.TRIGGER)
+    if action is None and wanted and updates and not incident.refused_fingerprint:
+        action = Action.TRIGGER
     if action is None:
         return replace(incident, message=None)
-    if incident.message is not None and incident.message.action is action:
-        return incident
-    return replace(incident, message=IncidentMessage(action, compose(action), now))
+    if waiting is None or waiting.action is not action:
+        return replace(incident, message=IncidentMessage(action, compose(action), now))
+    return replace(incident, message=replace(waiting, body=compose(action))) if changed else incident
+
+
+def _cause_changed(incident: Incident, cause: str, grave: bool, now: float) -> bool:
+    known = incident.cause and cause
+    return bool(known) and cause != incident.cause and (grave or now >= incident.told + UPDATE_SECONDS)
 
 
 def after_attempt(incident: Incident, outcome: SendOutcome, text: str, due: float) -> Incident:
