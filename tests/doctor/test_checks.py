@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.netfilter.values import Consequence, FilterChain, FilterRule, Firewall, Truth
-from supervisor.core.network.plan import FIRST_LANE, LAST_LANE, Carry, Lane, NetworkPlan
+from supervisor.core.network.lanes import FIRST_LANE, LAST_LANE
+from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.core.preflight import Finding, Severity, run_checks
 from supervisor.core.preflight.facts import (
     DaemonFacts,

@@ -9,7 +9,8 @@ import pytest
 
 from supervisor.core.network.changes import Change, Op, diff
 from supervisor.core.network.intervals import Interval
-from supervisor.core.network.layout import Element, Layout, Table, wanted
+from supervisor.core.network.layout import Element, Layout, Table
+from supervisor.core.network.wanted import wanted
 from supervisor.kernel.nft.ruleset import Ruleset
 from supervisor.kernel.nft.table import Nftables, TableState
 from tests.kernel.test_layout import HOST, LIMITED

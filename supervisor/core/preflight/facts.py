@@ -12,7 +12,7 @@ from supervisor.core.network.layout import MAIN_TABLE
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.preflight.isolation import Isolation
 from tunnels.base import RequiredFile
-from tunnels.settings import IPAddress, IPNetwork
+from tunnels.networks import IPAddress, IPNetwork
 
 
 @dataclass(frozen=True, slots=True)
