@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from supervisor import disk
 from supervisor.core.exits import Exit
-from supervisor.kernel.closing import Closing, close
+from supervisor.kernel.closing import ClosingResult, close
 from supervisor.kernel.errors import KernelError, MissingRight
 from tunnels.networks import IPNetwork
 
@@ -44,7 +44,7 @@ class Remembered:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CloseReport:
     """What to say, and the exit code."""
 
     code: Exit
@@ -52,10 +52,12 @@ class Report:
     problems: tuple[str, ...] = ()  # why the file is not what is in force
 
 
-def run(path: Path) -> Report:
-    """Close the kernel for the destinations of this configuration, or of the last one in force."""
+def run(path: Path, state_dir: Path = DEFAULT_STATE_DIR) -> CloseReport:
+    """Close the kernel for the destinations of this configuration, or of the last one in force; `state_dir`:
+    where that stands if the file does not say.
+    """
     text, problem = _text(path)
-    known = _newest(state_dirs(text))
+    known = _newest(state_dirs(text, state_dir))
     if problem is None and known is not None and known.digest == _digest(text):
         return _closed(known.networks, f"of {path}")
     problems, networks = _parsed(path, text) if problem is None else ((problem,), None)
@@ -64,7 +66,7 @@ def run(path: Path) -> Report:
     if known is not None:
         return _closed(known.networks, "that were last in force", problems)
     sentence = "nothing is closed: this host has never seen a good configuration"
-    return Report(Exit.CONFIG, sentence, problems)
+    return CloseReport(Exit.CONFIG, sentence, problems)
 
 
 def remember(state_dir: Path, text: str, config: Config) -> None:
@@ -81,11 +83,11 @@ def destinations(config: Config) -> set[IPNetwork]:
     return {each.staff_side for tunnel in config.tunnels.values() for each in tunnel.destinations}
 
 
-def state_dirs(text: str) -> list[Path]:
+def state_dirs(text: str, default: Path = DEFAULT_STATE_DIR) -> list[Path]:
     """Where the state may lie: what the text of a configuration says, as far as it can be read without
     parsing it, and the default.
     """
-    return [*map(Path, _STATE_DIR.findall(text)), DEFAULT_STATE_DIR]
+    return [*map(Path, _STATE_DIR.findall(text)), default]
 
 
 def _text(path: Path) -> tuple[str, str | None]:
@@ -138,24 +140,26 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _closed(networks: Collection[IPNetwork], whose: str, problems: tuple[str, ...] = ()) -> Report:
+def _closed(networks: Collection[IPNetwork], whose: str, problems: tuple[str, ...] = ()) -> CloseReport:
+    if not networks:
+        return CloseReport(Exit.OK, f"nothing is to be closed: no destinations {whose}", problems)
     try:
         return _report(asyncio.run(close(networks)), f"the {len(networks)} destinations {whose}", problems)
     except MissingRight as error:
-        return Report(Exit.NO_RIGHT, str(error), problems)
+        return CloseReport(Exit.NO_RIGHT, str(error), problems)
     except KernelError as error:
-        return Report(Exit.FAILED, str(error), problems)
+        return CloseReport(Exit.FAILED, str(error), problems)
 
 
-def _report(closing: Closing, what: str, problems: tuple[str, ...]) -> Report:
+def _report(closing: ClosingResult, what: str, problems: tuple[str, ...]) -> CloseReport:
     if closing.open:
         names = ", ".join(map(str, closing.open[:_SHOWN])) + (", ..." if len(closing.open) > _SHOWN else "")
         sentence = f"a facilitator runs, and does not close all of {what}: {names}; facilitator reload"
-        return Report(Exit.RUNNING, sentence, problems)
+        return CloseReport(Exit.RUNNING, sentence, problems)
     if closing.running:
-        return Report(Exit.OK, f"a facilitator runs and closes {what}; nothing was changed", problems)
+        return CloseReport(Exit.OK, f"a facilitator runs and closes {what}; nothing was changed", problems)
     done = "closed" if closing.changed else "closed already, nothing was changed"
-    return Report(Exit.OK, f"{done}: {what}", problems)
+    return CloseReport(Exit.OK, f"{done}: {what}", problems)
 
 
 def command(path: Path) -> int:

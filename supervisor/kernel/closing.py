@@ -19,7 +19,7 @@ from tunnels.networks import IPNetwork
 
 
 @dataclass(frozen=True, slots=True)
-class Closing:
+class ClosingResult:
     """What became of it."""
 
     changed: bool  # something had to be added
@@ -27,7 +27,7 @@ class Closing:
     open: tuple[IPNetwork, ...] = ()  # what that daemon does not close
 
 
-async def close(networks: Collection[IPNetwork]) -> Closing:
+async def close(networks: Collection[IPNetwork]) -> ClosingResult:
     """Close the kernel for these networks; beside a running daemon, only look. MissingRight without
     CAP_NET_ADMIN; KernelError when the kernel refuses it.
     """
@@ -36,14 +36,14 @@ async def close(networks: Collection[IPNetwork]) -> Closing:
         table = await kernel.nftables.read()
         found = replace(await kernel.read({KernelPart.ROUTES}), table=table.intact, elements=table.elements)
         if await kernel.nftables.occupied():
-            return Closing(False, True, still_open(found, networks, kernel.host.versions))
+            return ClosingResult(False, True, still_open(found, networks, kernel.host.versions))
         kernel.layout = found
         if table.present and not table.current:
             return await _in_table_of_another_version(kernel, networks)
         return await _carried_out(kernel, closed(found, networks, kernel.host.versions))
 
 
-async def _in_table_of_another_version(kernel: KernelState, networks: Collection[IPNetwork]) -> Closing:
+async def _in_table_of_another_version(kernel: KernelState, networks: Collection[IPNetwork]) -> ClosingResult:
     """Its rules close as ours do; made anew, it would carry nothing until the next daemon takes over what
     runs. Only where it does not take the destinations, it is replaced.
     """
@@ -57,10 +57,10 @@ async def _in_table_of_another_version(kernel: KernelState, networks: Collection
     return await _carried_out(kernel, replace(routes, table=True, elements=elements))
 
 
-async def _carried_out(kernel: KernelState, target: Layout) -> Closing:
+async def _carried_out(kernel: KernelState, target: Layout) -> ClosingResult:
     changes = diff(kernel.layout, target)
     _, failures = await kernel.carry_out(changes)
     worst = next((failure for failure in failures if is_fatal(failure)), None)
     if worst is not None:
         raise explained(worst[1], worst[0]) from worst[1]
-    return Closing(bool(changes))
+    return ClosingResult(bool(changes))

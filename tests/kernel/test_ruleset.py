@@ -23,7 +23,8 @@ CHANGES = [change for change in diff(Layout(), wanted(LIMITED, HOST)) if change.
 
 def listed(netns: Namespace) -> str:
     """The ruleset in nft's words, elements in a fixed order: a hash set gives them in any."""
-    text = netns.run("nft", "-s", "list", "ruleset").stdout
+    listing = netns.run("nft", "-s", "list", "ruleset").stdout
+    text = re.sub(r', closed since [^"]*', "", listing)
     return re.sub(
         r"\{([^{}]*)\}", lambda found: str(sorted(part.strip() for part in found[1].split(","))), text
     )

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from supervisor.app.preflight.locations import Places
 from supervisor.clients.cgroup import ClientGroup
 from supervisor.clients.launch import PATH
 from supervisor.control import nomad
-from supervisor.core.preflight.facts import Service, Unit
+from supervisor.core.preflight.facts import ClosedUnit, Service, Unit
+from supervisor.core.preflight.service import CLOSED_UNIT
 
 UNIT = "facilitator.service"
 _PROPERTIES = ("LoadState", "Type", "KillMode", "TimeoutStopUSec", "Restart", "RuntimeDirectoryPreserve")
@@ -32,6 +33,7 @@ def service(variables: Mapping[str, str], places: Places) -> Service:
         task is not None,
         None if task is None else _max_kill_timeout(places.nomad),
         unit,
+        _closed_unit(places),
         None if task is None else _task_api(task, variables),
         None if task is None else _client_group(),
     )
@@ -66,11 +68,42 @@ def _max_kill_timeout(directory: Path) -> str | None:
     )
 
 
+def _closed_unit(places: Places) -> ClosedUnit | None:
+    """Nomad's task sees the host's systemd as well."""
+    if not places.systemd.is_dir():
+        return None
+    unit = _shown(
+        CLOSED_UNIT, ("LoadState", "UnitFileState", "ActiveState", "ExecMainExitTimestampMonotonic")
+    )
+    if unit is None:
+        return None
+    network = _shown("network-pre.target", ("ActiveEnterTimestampMonotonic",)) or {}
+    return ClosedUnit(
+        unit.get("LoadState") == "loaded",
+        unit.get("UnitFileState") == "enabled",
+        _moment(unit.get("ExecMainExitTimestampMonotonic")),
+        _moment(network.get("ActiveEnterTimestampMonotonic")),
+        unit.get("ActiveState") == "failed",
+    )
+
+
+def _moment(microseconds: str | None) -> float | None:
+    """Seconds since the boot; None: it was not yet."""
+    return (
+        int(microseconds) / 1e6 if microseconds and microseconds.isdecimal() and int(microseconds) else None
+    )
+
+
+def _shown(unit: str, properties: Sequence[str]) -> dict[str, str] | None:
+    """Properties of a unit; None: systemd does not answer."""
+    shown = _systemctl("show", unit, f"--property={','.join(properties)}")
+    return None if shown is None else dict(line.partition("=")[::2] for line in shown.splitlines())
+
+
 def _unit(places: Places) -> Unit | None:
     if not places.systemd.is_dir():
         return None
-    shown = _systemctl("show", UNIT, f"--property={','.join(_PROPERTIES)}")
-    values = dict(line.partition("=")[::2] for line in (shown or "").splitlines())
+    values = _shown(UNIT, _PROPERTIES) or {}
     if values.get("LoadState") != "loaded":
         return None
     text = (

@@ -204,12 +204,24 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosedUnit:
+    """facilitator-closed.service, which closes the host at boot; times are seconds since the boot."""
+
+    loaded: bool
+    enabled: bool = False
+    closed_at: float | None = None  # when it had closed the host; None: it has not in this boot
+    network_at: float | None = None  # when the network was begun with; None: not known
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """What starts and stops the daemon."""
 
     nomad: bool = False
     max_kill_timeout: str | None = None  # of Nomad's client; empty: not set; None: cannot be seen
     unit: Unit | None = None  # None: there is no such unit, or it does not run us
+    closed: ClosedUnit | None = None  # None: there is no systemd on this host, or it cannot be seen
     task_api: str | None = None  # why Nomad's task API cannot be asked, and what helps; None: it can
     client_group: str | None = (
         None  # why clients get no control group of their own; None: they do, or need none

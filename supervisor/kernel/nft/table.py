@@ -127,7 +127,7 @@ class Nftables:
         """Carry out what the changes say about the table and its elements: all of it or nothing."""
         build, remove = Change(Op.ADD, Table()) in changes, Change(Op.REMOVE, Table()) in changes
         elements = await run_offloaded(len(changes), self._element_messages, changes)
-        since = self._closed_since or time.time()
+        since = self._closed_since or float(int(time.time()))
         requests = [
             *(nft.table_removal() if build or remove else []),
             *(nft.table_creation(self._ruleset, self._flags, since) if build else []),
