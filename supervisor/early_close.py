@@ -9,6 +9,7 @@ parsed; for one that cannot be used, the last one that was in force counts.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import re
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 from supervisor import disk
 from supervisor.core.exits import Exit
 from supervisor.kernel.closing import ClosingResult, close
+from supervisor.kernel.closing import closed_since as kernel_closed_since
 from supervisor.kernel.errors import KernelError, MissingRight
 from tunnels.networks import IPNetwork
 
@@ -160,6 +162,13 @@ def _report(closing: ClosingResult, what: str, problems: tuple[str, ...]) -> Clo
         return CloseReport(Exit.OK, f"a facilitator runs and closes {what}; nothing was changed", problems)
     done = "closed" if closing.changed else "closed already, nothing was changed"
     return CloseReport(Exit.OK, f"{done}: {what}", problems)
+
+
+def closed_since() -> float | None:
+    """Seconds since the epoch, as the kernel holds it; None: the host is not closed, or it cannot be seen."""
+    with contextlib.suppress(KernelError):
+        return asyncio.run(kernel_closed_since())
+    return None
 
 
 def command(path: Path) -> int:

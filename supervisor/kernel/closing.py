@@ -43,6 +43,13 @@ async def close(networks: Collection[IPNetwork]) -> ClosingResult:
         return await _carried_out(kernel, closed(found, networks, kernel.host.versions))
 
 
+async def closed_since() -> float | None:
+    """Seconds since the epoch; None: it is not closed, or not known since when. KernelError."""
+    async with opened() as kernel:
+        await kernel.nftables.read()
+        return kernel.nftables.closed_since
+
+
 async def _in_table_of_another_version(kernel: KernelState, networks: Collection[IPNetwork]) -> ClosingResult:
     """Its rules close as ours do; made anew, it would carry nothing until the next daemon takes over what
     runs. Only where it does not take the destinations, it is replaced.

@@ -19,7 +19,7 @@ from tests.netns import Namespace
 from tunnels.registry import KINDS
 
 PROMISED_SECONDS = 0.3  # with all imports
-CONFIG = """facilitator: {{name: vm, state_dir: {state}}}
+CONFIG = """facilitator: {{name: vm, runtime_dir: {state}/run, state_dir: {state}}}
 staff: {{networks: [10.8.0.0/16]}}
 tunnels:
   acme:
@@ -143,6 +143,30 @@ def test_without_the_right_it_says_which(netns: Namespace, tmp_path: Path) -> No
     done = netns.run(*drop, sys.executable, "-m", "supervisor", "close", "-c", str(config), check=False)
     assert (done.returncode, done.stdout) == (Exit.NO_RIGHT, "")
     assert "CAP_NET_ADMIN" in done.stderr
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("fault", "code"), [("state_dir", Exit.FAILED), ("tls", Exit.CONFIG), ("broken", Exit.CONFIG)]
+)
+def test_a_start_that_comes_to_nothing_leaves_the_host_closed_and_forwards_nothing(
+    netns: Namespace, tmp_path: Path, fault: str, code: Exit
+) -> None:
+    """So it is closed before the daemon looks at its state, a key or a secret."""
+    config = in_force(tmp_path, OLD)
+    netns.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
+    match fault:
+        case "state_dir":
+            config.write_text(config.read_text().replace(f"{tmp_path}}}", f"{config}/state}}"))
+        case "tls":
+            tls = "http: {listen: '127.0.0.1:9464', tls: {certificate: nope.pem, key: nope.key}}\n"
+            config.write_text(config.read_text() + tls)
+        case _:
+            config.write_text(config.read_text() + "tunels: {}\n")
+    done = netns.run(sys.executable, "-m", "supervisor", "run", "-c", str(config), check=False)
+    assert done.returncode == code, done
+    assert closed(netns) == {"10.77.0.0/24", "fd00:77::/64"}
+    assert netns.run("sysctl", "-n", "net.ipv4.ip_forward").stdout.strip() == "0"
 
 
 @pytest.mark.root

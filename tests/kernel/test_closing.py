@@ -71,6 +71,14 @@ async def test_fewer_destinations_open_nothing(netns: Namespace) -> None:
     assert everything(netns) == before
 
 
+async def test_a_daemon_opens_what_has_left_the_configuration_meanwhile(netns: Namespace) -> None:
+    await close([*DESTINATIONS, *MORE])
+    async with kernel(PLAN) as held:
+        await held.in_place()
+    assert await close(DESTINATIONS) == NOTHING_TO_DO
+    assert "172.20.0.0/16" not in "".join(everything(netns))
+
+
 async def test_an_interface_that_comes_later_changes_nothing(lab: KernelWorld) -> None:
     await close(DESTINATIONS)
     lab.facilitator.run("ip", "link", "add", "new0", "type", "veth", "peer", "new1")
