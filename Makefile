@@ -149,12 +149,12 @@ latest: interpreter ## check against the newest version of every dependency, in 
 	@$(PYTHON) -m venv $(LATEST)
 	@.ci/latest $(LATEST)
 
-install: interpreter ## this checkout into /opt/facilitator, with unit, user and example configuration (root); repeat it to upgrade
+install: interpreter ## this checkout into /opt/facilitator, with units, user and example configuration (root); repeat it to upgrade. NOMAD=1 without unit and configuration
 	@[ "$$(id -u)" = 0 ] || { echo 'It writes to /opt and /etc: say sudo make install'; exit 1; }
 	@[ -x $(OPT)/bin/python ] || $(PYTHON) -m venv $(OPT)
 	@$(OPT)/bin/python $(LOCKED) requirements/runtime.txt
 	@$(OPT)/bin/python $(OURSELVES) .
-	@systemd/setup.sh install
+	@systemd/setup.sh install $(if $(NOMAD),--nomad)
 	@$(OPT)/bin/facilitator --version
 	@echo 'Next: /etc/facilitator/config.yaml, facilitator check, facilitator doctor, systemctl enable --now facilitator (docs/deployment.md).'
 	@echo 'A daemon that runs takes the new code over with: facilitator upgrade'

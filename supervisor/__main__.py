@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from supervisor.run_arguments import run_arguments
+from supervisor.run_arguments import close_argument, run_arguments
 
 _OURS = "vpn-facilitator"
 _THEIRS = "supervisord.py"
@@ -29,13 +29,14 @@ def foreign_owner() -> str | None:
 
 def prepare() -> None:
     """What a daemon does before its imports."""
-    # What is imported stays: to look for garbage in it again and again is a fifth of the start.
-    gc.disable()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end us before app/daemon.py listens to it
 
 
 def main() -> None:
     """Run the command line; exit 1 with one sentence when another distribution shares our package."""
+    if sys.argv[1:2] in (["run"], ["close"]):
+        # What is imported stays: to look for garbage in it again and again is a fifth of the start.
+        gc.disable()
     if sys.argv[1:2] == ["run"]:
         prepare()
     other = foreign_owner()
@@ -45,8 +46,18 @@ def main() -> None:
             f"beside ours; "
             f"install {_OURS} into a virtual environment of its own"
         )
+    closing = close_argument(sys.argv[1:])
+    if closing is not None:
+        from supervisor import early_close
+
+        sys.exit(early_close.command(closing))
     arguments = run_arguments(sys.argv[1:])
     if arguments is not None:
+        from supervisor import early_close
+
+        # Before anything else. What goes wrong here, the start says better.
+        early_close.run(arguments.config)
+
         from supervisor.app import run
 
         sys.exit(run(arguments.config, watch=arguments.watch))

@@ -15,7 +15,8 @@ from supervisor.core.alerting.verdict import Alert
 from supervisor.core.conditions import Condition
 from supervisor.core.faults import Faults
 from supervisor.core.network.flow_counting import FlowJob
-from supervisor.core.network.plan import NetworkPlan, lane_of
+from supervisor.core.network.lanes import lane_of
+from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.session.fleet import Members
 from supervisor.core.session.handover import beside
 from supervisor.core.session.jobs import ProbeJob

@@ -21,7 +21,8 @@ from supervisor.core.conditions import Condition, of_tunnels, visible
 from supervisor.core.faults import Faults
 from supervisor.core.network.compose import Scope, compose
 from supervisor.core.network.failover import Carriers, contested, recalled
-from supervisor.core.network.plan import NetworkPlan, assign_lanes, lane_of
+from supervisor.core.network.lanes import lane_of
+from supervisor.core.network.plan import NetworkPlan, assign_lanes
 from supervisor.core.session.deadlines import reached
 from supervisor.core.session.fault_retry import PostponedSteps
 from supervisor.core.session.fleet import Fleet, FleetStep, fold, neighbours

@@ -1,4 +1,6 @@
-"""The command line of `facilitator run`, read without click: the daemon never imports that."""
+"""The command lines of `facilitator run` and `facilitator close`, read without click: a daemon never imports
+that, and `close` has no time for it.
+"""
 
 from __future__ import annotations
 
@@ -34,3 +36,11 @@ def run_arguments(arguments: Sequence[str], environ: Mapping[str, str] = os.envi
         case ["run", option] if option.startswith("--config=") and option != "--config=":
             return RunArguments(Path(option.removeprefix("--config=")), watch)
     return None
+
+
+def close_argument(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The configuration of `facilitator close`; None: click has to read this command line."""
+    if list(arguments[:1]) != ["close"]:
+        return None
+    as_run = run_arguments(["run", *arguments[1:]], environ)
+    return None if as_run is None or as_run.watch else as_run.config

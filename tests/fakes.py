@@ -355,6 +355,7 @@ class FakeNetwork:
 
     plans: list[NetworkPlan] = field(default_factory=list)
     conditions: dict[str, str] = field(default_factory=dict)
+    closed_since: float | None = None
 
     def set(self, plan: NetworkPlan) -> None:
         open_lanes = {lane.tunnel for lane in plan.lanes if lane.up}

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from tunnels.networks import IPNetwork
 from tunnels.quantities import Seconds
-from tunnels.settings import Destination, IPNetwork, Login, Network, Probe, Secret, Settings, Tunnel
+from tunnels.settings import Destination, Login, Network, Probe, Secret, Settings, Tunnel
 from tunnels.text import one_line
 
 __all__ = [

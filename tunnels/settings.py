@@ -9,7 +9,7 @@ secret is stored.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import (
@@ -23,14 +23,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from tunnels.networks import IPNetwork
 from tunnels.quantities import Pause, Seconds, Share
 from tunnels.targets import TargetText
 from tunnels.text import clean
-
-MOST_TUNNELS = 999  # each has two lanes (fwmark = routing table) of a fixed range
-
-IPNetwork = IPv4Network | IPv6Network
-IPAddress = IPv4Address | IPv6Address
 
 # --- networks
 # ------------------------------------------------------------------------------------------------

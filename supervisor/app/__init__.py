@@ -1,6 +1,9 @@
 """The composition root: the only place that knows everybody."""
 
-import supervisor.app.lean_imports  # noqa: F401 - before all others
-from supervisor.app.daemon import run
+from supervisor.lean_imports import apply
+
+apply()  # before all others
+
+from supervisor.app.daemon import run  # noqa: E402
 
 __all__ = ["run"]

@@ -18,7 +18,8 @@ from supervisor.clients.process_journal import Journal
 from supervisor.clients.sweep import sweep
 from supervisor.config import Config
 from supervisor.core.network.changes import diff
-from supervisor.core.network.layout import HostFeatures, Layout, wanted
+from supervisor.core.network.layout import HostFeatures, Layout
+from supervisor.core.network.wanted import wanted
 from supervisor.core.views.documents import PlanDocument
 from supervisor.core.views.status_json import plan_document
 from supervisor.kernel.errors import KernelError

@@ -171,7 +171,7 @@ class Daemon:
         if self._start.errors:
             self._refused(self._start.errors)
         else:
-            self._accepted(self._start.text)
+            self._accepted(self._start)
         self._engine = asyncio.create_task(parts.engine.run(), name="engine")
         parts.closing.add("engine", self._end_engine)
         self._start_background()
@@ -286,9 +286,9 @@ class Daemon:
         parts.reports.auditing.set(config.audit)
         parts.watchers.host.set(config)
 
-    def _accepted(self, text: str) -> None:
-        """The configuration file had this text and is good."""
-        self._parts.stores.last_configuration.keep(text)
+    def _accepted(self, good: Loaded) -> None:
+        """This is the configuration file, and it is good."""
+        self._parts.stores.last_configuration.keep(good.text, good.config)
         self._parts.watchers.configuration.judged(())
 
     def _refused(self, errors: Sequence[str]) -> None:
@@ -360,7 +360,7 @@ class Daemon:
         except (ConfigErrors, CannotStart) as problem:
             self._refused(errors := errors_of(problem))
             return {"done": [], "errors": errors, "problems": []}
-        self._accepted(new.text)
+        self._accepted(new)
         config = new.config
         change = difference(self._config, config)
         self._take_over(config, change.restart)

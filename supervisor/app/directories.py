@@ -20,6 +20,7 @@ from supervisor.clients import output
 from supervisor.clients.process_journal import NAME as JOURNAL
 from supervisor.control.sockets import share
 from supervisor.core.exits import CannotStart, Exit
+from supervisor.early_close import NAME as CLOSED
 from supervisor.kernel.errors import KernelError, MissingRight, Occupied
 from supervisor.reports.history import archive
 from supervisor.reports.paging import store, webhook
@@ -32,6 +33,7 @@ _STATE = (
     SECOND_SESSIONS,
     LAST_END,
     LAST_CONFIGURATION,
+    CLOSED,
     *(f"{name}{suffix}" for name in _DATABASES for suffix in ("", "-wal", "-shm")),
 )
 

@@ -10,7 +10,7 @@ import click
 
 from supervisor.version import version
 
-_HOST = ("run", "check", "plan", "cleanup")
+_HOST = ("run", "check", "plan", "close", "cleanup")
 _TUNNELS = ("status", "start", "stop", "restart", "answer", "logs", "reload", "drain")
 _ALONE = ("doctor", "why", "history", "audit", "alerts", "upgrade")
 

@@ -132,6 +132,23 @@ def plan(config: Path, socket_path: Path | None, no_files: bool) -> None:
 
 @click.command()
 @config_option
+def close(config: Path) -> None:
+    """Close the kernel for every destination, and end: no client is started, nothing is carried.
+
+    For early boot (facilitator-closed.service). Where the file cannot be used, the destinations that were
+    last in force are closed. What runs goes on; beside a running daemon nothing is changed. `facilitator
+    cleanup` opens them again.
+
+    \b
+    Example: facilitator close -c /etc/facilitator/config.yaml
+    """
+    from supervisor import early_close
+
+    sys.exit(early_close.command(config))
+
+
+@click.command()
+@config_option
 @click.option(
     "--on-exit",
     is_flag=True,

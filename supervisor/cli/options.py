@@ -57,12 +57,19 @@ def socket_option(command: AnyFunction) -> AnyFunction:
     return config_option(click.option("--socket", "socket_path", type=path, help=help)(command))
 
 
-def ask(request: Callable[[ControlClient], Any], config: Path, socket_path: Path | None) -> Any:
-    """Send a request to the daemon; exits with one sentence if it cannot be reached or refuses."""
+def ask(
+    request: Callable[[ControlClient], Any],
+    config: Path,
+    socket_path: Path | None,
+    otherwise: Callable[[], str] = str,
+) -> Any:
+    """Send a request to the daemon; exits with one sentence if it cannot be reached or refuses. `otherwise`:
+    what is to be said besides when it cannot be reached.
+    """
     try:
         return request(ControlClient(socket_path or runtime_dir(config) / disk.CONTROL_SOCKET))
     except Unreachable as error:
-        fail(Exit.NO_DAEMON, str(error))
+        fail(Exit.NO_DAEMON, f"{error}{otherwise()}")
     except Refused as error:
         refused(error)
 

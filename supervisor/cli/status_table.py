@@ -48,6 +48,8 @@ def status_view(document: StatusDocument, width: int = _NO_TERMINAL_WIDTH) -> Gr
         f"{document['facilitator']}  {up} of {len(tunnels)} tunnels up, running for "
         f"{age(document['started'])}"
     )
+    if closed := document.get("closed_since"):
+        headline.append(f", host closed for {age(closed)}")
     if document["draining"]:
         headline.append("  draining", "yellow")
     rows = [dict(zip(_COLUMNS, _row(entry), strict=True)) for entry in tunnels]

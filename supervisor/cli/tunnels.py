@@ -37,7 +37,9 @@ def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_
     """
 
     def document() -> StatusDocument:
-        whole: StatusDocument = ask(lambda client: client.get("/api/v1/status"), config, socket_path)
+        whole: StatusDocument = ask(
+            lambda client: client.get("/api/v1/status"), config, socket_path, otherwise=_closed
+        )
         return _only(whole, tunnel)
 
     if watch:
@@ -52,6 +54,15 @@ def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_
         print_status(now)
     if not all(entry["phase"] == "up" and entry["health"] != "unhealthy" for entry in now["tunnels"]):
         sys.exit(Exit.NOT_UP)
+
+
+def _closed() -> str:
+    """Whether the host is closed although no daemon answers, as far as this user may see that."""
+    from supervisor.core.humanize import iso
+    from supervisor.early_close import closed_since
+
+    since = closed_since()
+    return "" if since is None else f"; the host has been closed since {iso(since)}"
 
 
 def _only(document: StatusDocument, tunnel: str | None) -> StatusDocument:

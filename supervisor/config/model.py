@@ -122,10 +122,10 @@ class Globals(Settings):
     http: Http = Field(default_factory=Http)
     alerts: Alerts = Field(default_factory=Alerts)
     drain: DrainSettings = Field(default_factory=DrainSettings)
-    on_exit: Literal["remove", "keep"] = Field(
-        "remove",
-        description="what an ordinary end of the daemon leaves behind: nothing, or the layer that keeps "
-        "destinations closed",
+    on_exit: Literal["keep", "remove"] = Field(
+        "keep",
+        description="what an ordinary end of the daemon leaves behind: the layer that keeps destinations "
+        "closed, or nothing",
     )
     audit: Audit | None = Field(None, description="absent means no audit file")
 

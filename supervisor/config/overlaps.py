@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
 
 from supervisor.config.problems import KeyPath, Position, dotted
-from tunnels.settings import IPNetwork
+from tunnels.networks import IPNetwork
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from supervisor.config.problems import Report
 from supervisor.config.tunnel_entries import TunnelEntry
 from supervisor.config.yaml_document import Group, Listing
 from tunnels.base import AnyKind, Carrier, device_name
-from tunnels.settings import MOST_TUNNELS, Destination, IPNetwork, Secret, Settings, Tunnel
+from tunnels.networks import MOST_TUNNELS, IPNetwork
+from tunnels.settings import Destination, Secret, Settings, Tunnel
 from tunnels.targets import parse_target
 
 _SPECIAL = tuple(

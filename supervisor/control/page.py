@@ -192,6 +192,7 @@ def headline(page: StatusPageDocument) -> HeadlineEntry:
         "facilitator": page["facilitator"],
         "version": page["version"],
         "started": page["started"],
+        "closed_since": page["closed_since"],
         "draining": page["draining"],
         "conditions": page["conditions"],
         "incidents": page["incidents"],

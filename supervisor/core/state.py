@@ -12,7 +12,7 @@ from ipaddress import collapse_addresses, ip_address
 from typing import Any, NamedTuple
 
 from tunnels.base import Connected, IPNetwork, Question, Reason, Tunnel
-from tunnels.settings import IPAddress
+from tunnels.networks import IPAddress
 
 
 class Want(enum.StrEnum):

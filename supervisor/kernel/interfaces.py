@@ -32,7 +32,7 @@ from supervisor.kernel.errors import reason
 from supervisor.kernel.netlink.socket import AsyncNetlink
 from supervisor.kernel.route.messages import next_hop_dump, read_next_hops
 from supervisor.kernel.sysctl import Note
-from tunnels.settings import IPAddress
+from tunnels.networks import IPAddress
 
 Held = tuple[Lane, InterfaceAddress]  # an address that a lane's interface has
 RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))

@@ -4,29 +4,28 @@ that is ours.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from common.rtnetlink import ALIAS, link_dump, link_removal, read_link
 from supervisor.core.network.changes import Change, diff
 from supervisor.core.network.layout import Layout
 from supervisor.core.network.plan import NetworkPlan
+from supervisor.kernel.comparison import missing
 from supervisor.kernel.conntrack.dump import conntrack_socket
 from supervisor.kernel.conntrack.flow_moves import ALL_LANES, end
 from supervisor.kernel.errors import Occupied, explained
 from supervisor.kernel.netlink.socket import AsyncNetlink
-from supervisor.kernel.state import KernelState
+from supervisor.kernel.state import opened
 
 
 async def preview(plan: NetworkPlan) -> tuple[Change, ...]:
     """What would change in the kernel for this plan. MissingRight without CAP_NET_ADMIN; KernelError when
     it cannot be read.
     """
-    async with _open() as kernel:
+    async with opened() as kernel:
         kernel.look_at_devices(lane.device for lane in plan.lanes if lane.device)
-        return tuple(await kernel.missing(await kernel.read(), plan))
+        return tuple(await missing(await kernel.read(), plan, kernel.host))
 
 
 async def cleanup() -> tuple[Change, ...]:
@@ -36,7 +35,7 @@ async def cleanup() -> tuple[Change, ...]:
     Occupied, and nothing is removed, when the table belongs to a running daemon; MissingRight without
     CAP_NET_ADMIN.
     """
-    async with _open() as kernel:
+    async with opened() as kernel:
         if await kernel.nftables.occupied():
             raise Occupied
         kernel.look_at_devices(())
@@ -73,15 +72,3 @@ async def remove_devices(kind: str = "wireguard") -> tuple[str, ...]:
     finally:
         netlink.close()
     return tuple(sorted(link.name for link in found))
-
-
-@contextlib.asynccontextmanager
-async def _open() -> AsyncIterator[KernelState]:
-    kernel = KernelState()
-    try:
-        kernel.open()
-        yield kernel
-    except OSError as error:
-        raise explained(error) from error
-    finally:
-        kernel.close()

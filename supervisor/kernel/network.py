@@ -29,8 +29,10 @@ from supervisor.core.network.drift import (
     repair_counts,
     summary,
 )
-from supervisor.core.network.layout import Layout, Route, RouteCounts, route_counts, wanted
+from supervisor.core.network.layout import Layout, Route
 from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.network.wanted import RouteCounts, route_counts, wanted
+from supervisor.kernel.comparison import missing
 from supervisor.kernel.conntrack.tunnel_switch import TunnelSwitch
 from supervisor.kernel.errors import Failure, Occupied, explained, is_fatal, is_passing, reason, sentence
 from supervisor.kernel.interfaces import Interfaces, Presence
@@ -94,6 +96,11 @@ class KernelNetwork:
         (its route went with it).
         """
         return {**self._repairs, "sysctl": self._sysctls.repairs}
+
+    @property
+    def closed_since(self) -> float | None:
+        """Seconds since the epoch at which the host was closed, by us or before us; None: not known."""
+        return self._kernel.nftables.closed_since
 
     @property
     def conditions(self) -> Mapping[str, str]:
@@ -279,7 +286,7 @@ class KernelNetwork:
     async def _converge(self) -> list[Failure]:
         """From what we believe to what is wanted."""
         self._target = await self._switch.keep_open(self._plan, self._kernel.host)
-        changes = await self._kernel.missing(self._kernel.layout, self._target)
+        changes = await missing(self._kernel.layout, self._target, self._kernel.host)
         done, failures = await self._carry_out(changes)
         self._count_devices(done)
         self._switch.reached(self._target)
@@ -293,7 +300,7 @@ class KernelNetwork:
         found = await self._kernel.read(hinted)
         self._look_at_devices()  # again: what was just read may already be gone with its device
         believed = self._kernel.layout
-        changes = await self._kernel.missing(found, self._target)
+        changes = await missing(found, self._target, self._kernel.host)
         verdict = judge(believed, changes, self._guard, asyncio.get_running_loop().time())
         self._heed(verdict, author)
         if isinstance(verdict, RateLimited):

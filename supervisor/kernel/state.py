@@ -9,15 +9,15 @@ What to change and when is `supervisor.kernel.network`'s business; commands with
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from supervisor.core.network.changes import Change, applied, diff
-from supervisor.core.network.layout import Device, HostFeatures, Layout, wanted
-from supervisor.core.network.plan import NetworkPlan
-from supervisor.kernel.errors import Failure
+from supervisor.core.network.changes import Change, applied
+from supervisor.core.network.layout import Device, HostFeatures, Layout
+from supervisor.kernel.errors import Failure, explained
 from supervisor.kernel.nft.messages import OWNER, PERSIST
 from supervisor.kernel.nft.table import Nftables
 from supervisor.kernel.notifications import EVERYTHING, KernelPart
@@ -26,6 +26,19 @@ from supervisor.kernel.route.messages import CHUNK
 from supervisor.kernel.route.table import RouteTable
 
 _WITH_ROUTES = frozenset({KernelPart.ROUTES, KernelPart.DEVICES, KernelPart.ADDRESSES})
+
+
+@contextlib.asynccontextmanager
+async def opened() -> AsyncIterator[KernelState]:
+    """For a command: the sockets are open for the block, and each OSError in it becomes a KernelError."""
+    kernel = KernelState()
+    try:
+        kernel.open()
+        yield kernel
+    except OSError as error:
+        raise explained(error) from error
+    finally:
+        kernel.close()
 
 
 class KernelState:
@@ -87,14 +100,6 @@ class KernelState:
             state = await self.nftables.read()
             layout = replace(layout, table=state.intact, elements=state.elements)
         return layout
-
-    async def missing(self, actual: Layout, plan: NetworkPlan) -> Sequence[Change]:
-        """What must change from `actual` to what the plan wants."""
-
-        def compare(host: HostFeatures) -> Sequence[Change]:
-            return diff(actual, wanted(plan, host))
-
-        return await run_offloaded(len(actual.elements) + len(plan.carries), compare, self.host)
 
     async def carry_out(
         self, changes: Sequence[Change], latest: Callable[[], bool] = lambda: True

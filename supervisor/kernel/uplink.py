@@ -39,7 +39,7 @@ from common.rtnetlink import (
 from supervisor.core.events import Event, UplinkChanged, UplinkDoubted
 from supervisor.kernel.netlink.socket import AsyncNetlink
 from supervisor.kernel.route.messages import read_lookup, route_query
-from tunnels.settings import IPAddress
+from tunnels.networks import IPAddress
 
 CHECK_SECONDS = 1.0  # between two checks
 ROUNDS = 3  # checks in a row that change the verdict

@@ -22,9 +22,11 @@ from rich.console import Console
 from rich.table import Table as Shown
 
 from supervisor.core.network.changes import Change, diff
-from supervisor.core.network.layout import Layout, Route, wanted
-from supervisor.core.network.plan import FIRST_LANE, Carry, Lane, NetworkPlan
+from supervisor.core.network.lanes import FIRST_LANE
+from supervisor.core.network.layout import Layout, Route
+from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.core.network.rules import Rule
+from supervisor.core.network.wanted import wanted
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.route.table import RouteTable
 from tests.bench import openvpn

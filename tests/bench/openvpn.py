@@ -16,7 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as Shown
 
-from supervisor.core.network.plan import FIRST_LANE, Lane, NetworkPlan
+from supervisor.core.network.lanes import FIRST_LANE
+from supervisor.core.network.plan import Lane, NetworkPlan
 from tests.bench.flow import Compared, TrafficLoad, compared, row, serving, start
 from tests.kernel.lab import PLAN, SITE, TUNNEL, KernelWorld, world
 from tests.lab.pki import Authority, KeyPair

@@ -27,8 +27,9 @@ from supervisor.clients.processes import boot_id
 from supervisor.clients.usage import usage_of
 from supervisor.control.api import HTTPApi
 from supervisor.core.network.changes import Change, Op
-from supervisor.core.network.layout import Element, RouteCounts, Table
-from supervisor.core.network.plan import FIRST_LANE, lane_of
+from supervisor.core.network.lanes import FIRST_LANE, lane_of
+from supervisor.core.network.layout import Element, Table
+from supervisor.core.network.wanted import RouteCounts
 from supervisor.core.state import Health, Phase, Session, Snapshot, Transition
 from supervisor.kernel.counters import LinkBytes
 from supervisor.kernel.nft.table import Nftables

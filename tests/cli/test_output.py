@@ -44,6 +44,7 @@ STATUS = {
     "version": WORDS,
     "pid": 1,
     "started": NOW,
+    "closed_since": None,
     "draining": False,
     "tunnels": [{**ENTRY, "name": "acme"}],
     "conditions": [{"name": WORDS, "text": WORDS, "severity": "warning"}],

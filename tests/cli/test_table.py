@@ -34,6 +34,7 @@ def document(**fields: Any) -> dict[str, Any]:
     return {
         "facilitator": "lab",
         "started": "2026-01-01T00:00:00Z",
+        "closed_since": "2026-01-01T00:00:00Z",
         "draining": False,
         "tunnels": [entry | fields],
     }

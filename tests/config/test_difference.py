@@ -90,7 +90,7 @@ def test_what_is_not_about_one_tunnel() -> None:
     new = HEAD.replace("10.8.0.0", "10.9.0.0") + (
         "facilitator: {name: x, state_dir: /s, runtime_dir: /r}\nhttp: {listen: 127.0.0.1:1, tls: "
         "{certificate: c, key: k}}\n"
-        "alerts: {pagerduty: {routing_key: {file: k}}}\non_exit: keep\ndrain: {idle: 1m}\naudit: {file: a}\n"
+        "alerts: {pagerduty: {routing_key: {file: k}}}\non_exit: remove\ndrain: {idle: 1m}\naudit: {file: a}\n"
     )
     change = difference(good(HEAD), good(new))
     assert change.globals == ("staff", "alerts", "drain", "on_exit", "audit")

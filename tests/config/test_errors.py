@@ -69,7 +69,7 @@ GLOBALS = {
     "the path /v2/enqueue is added; write https://y",
     "alerts: {pagerduty: {}}": "10: alerts.pagerduty: routing_key is missing: where the integration key "
     "of the service lies",
-    "on_exit: keeep": "10: on_exit: 'keeep' is none of remove, keep (did you mean keep?)",
+    "on_exit: keeep": "10: on_exit: 'keeep' is none of keep, remove (did you mean keep?)",
     "audit: {file: a, max_size: 100}": "28: audit.max_size: 100 is not a size; "
     "write a whole number with a unit, such as 500kB, 100MB or 1GiB",
     "probe: {}": "1: probe: unknown key (a setting of a tunnel; it belongs to a tunnel or under defaults:)",

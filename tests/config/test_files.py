@@ -15,8 +15,9 @@ from supervisor.config.markdown_tables import tables
 from supervisor.config.schema import schema
 from tests.config.kinds import KINDS as SMALL
 from tests.config.kinds import problems
+from tunnels.networks import MOST_TUNNELS
 from tunnels.registry import KINDS
-from tunnels.settings import MOST_TUNNELS, Secret
+from tunnels.settings import Secret
 
 ROOT = Path(__file__).parents[2]
 

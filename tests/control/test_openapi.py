@@ -223,6 +223,8 @@ class ClientOutput:
 class Kernel:
     """A kernel that lacks a route."""
 
+    closed_since = 1_790_000_000.0
+
     async def compare(self) -> tuple[Sequence[str], Sequence[str]]:
         return ["route 10.77.0.0/24 dev t-acme"], ["+ route 10.77.0.0/24 dev t-acme"]
 

@@ -25,9 +25,10 @@ from supervisor.core.network.drift import (
     no_repairs,
     repair_counts,
 )
-from supervisor.core.network.layout import Device, Element, HostFeatures, Layout, Route, Table, open_routes
+from supervisor.core.network.layout import Device, Element, HostFeatures, Layout, Route, Table
 from supervisor.core.network.plan import Lane
 from supervisor.core.network.rules import Rule
+from supervisor.core.network.wanted import open_routes
 
 CLOSED = Route(ip_network("10.77.0.0/24"), 254, 20_000)
 FOREIGN = Route(ip_network("10.66.0.0/24"), 254, 0, "blackhole")

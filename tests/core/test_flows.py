@@ -18,7 +18,7 @@ from supervisor.core.network.flow_counting import (
     count,
     prefix,
 )
-from supervisor.core.network.plan import FIRST_LANE, LAST_LANE
+from supervisor.core.network.lanes import FIRST_LANE, LAST_LANE
 
 LANE, OTHER = FIRST_LANE, FIRST_LANE + 1
 KEPT = 432_000.0  # seconds that the kernel keeps an entry without a packet

@@ -10,17 +10,8 @@ from types import MappingProxyType
 import pytest
 
 from supervisor.core.network.failover import choose
-from supervisor.core.network.plan import (
-    FIRST_LANE,
-    LAST_LANE,
-    NEXT_SLOT,
-    Lane,
-    Manner,
-    assign_lanes,
-    desired,
-    next_refusal,
-    share_of,
-)
+from supervisor.core.network.lanes import FIRST_LANE, LAST_LANE, NEXT_SLOT, share_of
+from supervisor.core.network.plan import Lane, Manner, assign_lanes, desired, next_refusal
 from supervisor.core.network.running_flows import taken_over
 from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState, Want
 from tests.states import but, tunnel_state

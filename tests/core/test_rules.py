@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.network.plan import FIRST_LANE, LAST_LANE
+from supervisor.core.network.lanes import FIRST_LANE, LAST_LANE
 from supervisor.core.network.rules import FEW_LANES, PRIORITY, Rule, leading
 
 MAIN = 254

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.netfilter.values import Consequence, FilterChain, FilterRule, Firewall, Truth
-from supervisor.core.network.plan import FIRST_LANE, LAST_LANE, Carry, Lane, NetworkPlan
+from supervisor.core.network.lanes import FIRST_LANE, LAST_LANE
+from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.core.preflight import Finding, Severity, run_checks
 from supervisor.core.preflight.facts import (
+    ClosedUnit,
     DaemonFacts,
     DirectoryFacts,
     Endpoint,
@@ -82,6 +84,11 @@ host = partial(replace, SOUND)
 
 def unit(**differs: Any) -> HostFacts:
     return host(service=Service(unit=Unit(**differs)))
+
+
+def closed_unit(**differs: Any) -> HostFacts:
+    sound = ClosedUnit(loaded=True, enabled=True, closed_at=3.0, network_at=8.0)
+    return host(service=Service(closed=replace(sound, **differs)))
 
 
 def task(max_kill_timeout: str | None) -> HostFacts:
@@ -306,6 +313,20 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
             WARNING,
             "RuntimeDirectoryPreserve=no: the journal",
             "RuntimeDirectoryPreserve=yes",
+        ),
+        (closed_unit(loaded=False), WARNING, "facilitator-closed.service is missing", "make install"),
+        (
+            closed_unit(enabled=False),
+            WARNING,
+            "closed.service is not enabled",
+            "systemctl enable facilitator-closed",
+        ),
+        (closed_unit(failed=True), WARNING, "closed.service has failed", "journalctl -u facilitator-closed"),
+        (
+            closed_unit(closed_at=9.25),
+            WARNING,
+            "ran 1.2 s after the network was begun",
+            "Before=network-pre.target",
         ),
         (unit(stop_timeout="5s"), WARNING, "kills the daemon 5s after", "TimeoutStopSec=60s"),
         (unit(restart="no"), WARNING, "Restart=no: after a crash nobody", "Restart=on-failure"),
@@ -624,7 +645,8 @@ def test_a_span_is_read_as_it_is_written(whole: int) -> None:
 
 
 def test_a_unit_like_ours_and_a_patient_nomad_are_fine() -> None:
-    assert bad(unit()) == bad(task("9h")) == bad(task(None)) == []
+    assert bad(unit()) == bad(closed_unit()) == bad(closed_unit(network_at=None)) == []
+    assert bad(task("9h")) == bad(task(None)) == []
 
 
 def test_nomad_and_the_cloud_are_told_what_no_program_sees() -> None:

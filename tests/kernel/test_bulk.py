@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.network.changes import Change, Op
+from supervisor.core.network.lanes import FIRST_LANE
 from supervisor.core.network.layout import Route
-from supervisor.core.network.plan import FIRST_LANE, Carry, Lane, NetworkPlan
+from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.core.network.rules import Rule
 from supervisor.kernel.route.messages import CHUNK, RawRoute, pack, read_route, read_rule
 from supervisor.kernel.route.table import RouteTable

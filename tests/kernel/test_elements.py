@@ -7,8 +7,9 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.core.network.layout import Element, HostFeatures, wanted
+from supervisor.core.network.layout import Element, HostFeatures
 from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.network.wanted import wanted
 from supervisor.kernel.nft.elements import pack, unpack
 from supervisor.kernel.nft.ruleset import Ruleset
 from tests.kernel.test_layout import hosts, plans

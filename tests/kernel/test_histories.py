@@ -20,16 +20,9 @@ from hypothesis import strategies as st
 
 from supervisor.core.network.changes import applied, diff
 from supervisor.core.network.compose import Scope
-from supervisor.core.network.layout import (
-    CLOSED_METRIC,
-    MAIN_TABLE,
-    Device,
-    HostFeatures,
-    Layout,
-    Route,
-    wanted,
-)
+from supervisor.core.network.layout import CLOSED_METRIC, MAIN_TABLE, Device, HostFeatures, Layout, Route
 from supervisor.core.network.plan import Lane, NetworkPlan
+from supervisor.core.network.wanted import wanted
 from tests.fakes import Habits
 from tests.fakes import World as SimulatedWorld
 from tests.kernel.lab import (

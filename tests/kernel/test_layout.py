@@ -11,19 +11,11 @@ from hypothesis import strategies as st
 from supervisor.core.network.access import AccessPolicy, AccessRule, Segment
 from supervisor.core.network.changes import Op, applied, diff
 from supervisor.core.network.intervals import Interval, longest_prefix
-from supervisor.core.network.layout import (
-    Device,
-    Element,
-    HostFeatures,
-    Layout,
-    Route,
-    RouteCounts,
-    route_counts,
-    wanted,
-)
+from supervisor.core.network.layout import Device, Element, HostFeatures, Layout, Route
 from supervisor.core.network.plan import Carry, Lane, Manner, NetworkPlan
 from supervisor.core.network.rules import Rule
 from supervisor.core.network.running_flows import given_up, kept_open
+from supervisor.core.network.wanted import RouteCounts, route_counts, wanted
 from tunnels.settings import Ports
 
 ACME = ip_network("10.77.0.0/24")

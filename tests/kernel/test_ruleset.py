@@ -9,7 +9,8 @@ import pytest
 
 from supervisor.core.network.changes import Change, Op, diff
 from supervisor.core.network.intervals import Interval
-from supervisor.core.network.layout import Element, Layout, Table, wanted
+from supervisor.core.network.layout import Element, Layout, Table
+from supervisor.core.network.wanted import wanted
 from supervisor.kernel.nft.ruleset import Ruleset
 from supervisor.kernel.nft.table import Nftables, TableState
 from tests.kernel.test_layout import HOST, LIMITED
@@ -22,7 +23,8 @@ CHANGES = [change for change in diff(Layout(), wanted(LIMITED, HOST)) if change.
 
 def listed(netns: Namespace) -> str:
     """The ruleset in nft's words, elements in a fixed order: a hash set gives them in any."""
-    text = netns.run("nft", "-s", "list", "ruleset").stdout
+    listing = netns.run("nft", "-s", "list", "ruleset").stdout
+    text = re.sub(r', closed since [^"]*', "", listing)
     return re.sub(
         r"\{([^{}]*)\}", lambda found: str(sorted(part.strip() for part in found[1].split(","))), text
     )

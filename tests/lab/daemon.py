@@ -62,13 +62,17 @@ class LabDaemon:
         self.end()
 
     def configure(self, config: Config) -> None:
-        """Write the configuration file; a running daemon learns of it by `cli("reload")`."""
+        """Write the configuration file; a running daemon learns of it by `cli("reload")`. An ordinary end
+        leaves nothing in the lab, unless the configuration says otherwise.
+        """
         own = {
             **config["facilitator"],
             "state_dir": str(self.directory / "state"),
             "runtime_dir": str(self.runtime_dir),
         }
-        self.config_file.write_text(yaml.safe_dump({**config, "facilitator": own}, sort_keys=False))
+        self.config_file.write_text(
+            yaml.safe_dump({"on_exit": "remove", **config, "facilitator": own}, sort_keys=False)
+        )
 
     # --- its life ---
 

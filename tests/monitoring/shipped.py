@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from supervisor.core.network.layout import RouteCounts
+from supervisor.core.network.wanted import RouteCounts
 from supervisor.core.state import Phase, RecoveryStep
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources

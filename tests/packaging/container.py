@@ -56,14 +56,16 @@ _PROGRAMS = {
 _TUN = Path("/dev/net/tun")
 _CGROUPS = Path("/sys/fs/cgroup")
 
-# $1 scratch directory, $2 root file system, $3 cgroups, then the command.
+# $1 scratch directory, $2 root file system, $3 cgroups, $4 files that are there before the first boot, or
+# nothing; then the command.
 # /run/systemd is hidden because nspawn leaves files there when it is killed. /dev/net/tun is open to all, as
 # udev makes it.
 _START = """
-set -eu; scratch=$1; root=$2; cgroups=$3; shift 3
+set -eu; scratch=$1; root=$2; cgroups=$3; seed=$4; shift 4
 for cgroup in $cgroups; do echo $$ > "$cgroup/cgroup.procs"; done
 mkdir -p /run/systemd; mount -t tmpfs tmpfs /run/systemd
 mount -t tmpfs -o mode=0755 tmpfs "$scratch"; mkdir "$scratch/upper" "$scratch/work" "$scratch/root"
+if [ -n "$seed" ]; then cp --recursive --no-dereference --preserve=mode "$seed/." "$scratch/upper"; fi
 mknod "$scratch/tun" c 10 200; chmod 0666 "$scratch/tun"
 mount -t overlay -o "lowerdir=$root,upperdir=$scratch/upper,workdir=$scratch/work" overlay "$scratch/root"
 exec "$@"
@@ -135,10 +137,14 @@ class Machine:
     """One booted machine. Files in it are reached by `path`, programs in it are started by `run`."""
 
     def __init__(
-        self, scratch: Path, binds: Mapping[Path, str] | None = None, network: Namespace | None = None
+        self,
+        scratch: Path,
+        binds: Mapping[Path, str] | None = None,
+        network: Namespace | None = None,
+        seed: Path | None = None,
     ) -> None:
         """Boot it. `binds`: host paths that it sees read-only, and where. `scratch`: an empty directory
-        for its console and overlay.
+        for its console and overlay. `seed`: a tree of files that are there before it boots.
 
         `network`: where it lives, else in a network of its own.
         """
@@ -151,7 +157,7 @@ class Machine:
         try:
             for cgroup in self._cgroups:
                 cgroup.mkdir()
-            self._leader = self._boot(scratch, binds or {})
+            self._leader = self._boot(scratch, binds or {}, seed)
         except BaseException:
             self.remove()
             raise
@@ -211,7 +217,7 @@ class Machine:
             if not self._lent:
                 self.network.remove()
 
-    def _boot(self, scratch: Path, binds: Mapping[Path, str]) -> int:
+    def _boot(self, scratch: Path, binds: Mapping[Path, str], seed: Path | None) -> int:
         overlay = scratch / "overlay"
         overlay.mkdir()
         nspawn = [
@@ -244,6 +250,7 @@ class Machine:
             str(overlay),
             str(root_file_system()),
             " ".join(map(str, self._cgroups)),
+            "" if seed is None else str(seed),
             *nspawn,
         ]
         with (
@@ -289,10 +296,13 @@ class Machine:
 
 @contextlib.contextmanager
 def machine(
-    scratch: Path, binds: Mapping[Path, str] | None = None, network: Namespace | None = None
+    scratch: Path,
+    binds: Mapping[Path, str] | None = None,
+    network: Namespace | None = None,
+    seed: Path | None = None,
 ) -> Iterator[Machine]:
     """A booted machine for the length of a block."""
-    booted = Machine(scratch, binds, network)
+    booted = Machine(scratch, binds, network, seed)
     try:
         yield booted
     finally:

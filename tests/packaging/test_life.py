@@ -88,20 +88,9 @@ class MachineSite:
         return int(self.vm.show("facilitator", "WatchdogTimestampMonotonic")["WatchdogTimestampMonotonic"])
 
     def configure(self, **changes: Any) -> None:
-        """The lab's configuration, its files where a machine has them; with these changes to acme-dc."""
-        tunnels = self.lab.configuration()["tunnels"]
-        acme = {**tunnels["acme-dc"], "config": "/etc/facilitator/acme.ovpn", **changes}
-        cloud = {
-            **tunnels["own-cloud"],
-            "identity": {"file": "own-cloud-ssh-key"},
-            "known_hosts": "/etc/facilitator/known_hosts",
-        }
-        config = {**self.lab.configuration(), "facilitator": {"name": "vm"}, "drain": {"idle": "3s"}}
-        put(
-            self.vm,
-            "config.yaml",
-            yaml.safe_dump({**config, "tunnels": {"acme-dc": acme, "own-cloud": cloud}}, sort_keys=False),
-        )
+        """The machine's configuration, with these changes to acme-dc. A stop leaves nothing behind."""
+        config = configuration(self.lab, **changes) | {"on_exit": "remove"}
+        put(self.vm, "config.yaml", yaml.safe_dump(config, sort_keys=False))
 
     def drop_in(self, name: str, line: str) -> None:
         """One setting of the unit, from now on."""
@@ -117,6 +106,23 @@ class MachineSite:
             "tables": self.vm.run("nft", "list", "tables").stdout,
             "processes": self.vm.run("ps", "-o", "args=", "-u", "facilitator", check=False).stdout,
         }
+
+
+def configuration(lab: Lab, **changes: Any) -> dict[str, Any]:
+    """The lab's configuration, its files where a machine has them; with these changes to acme-dc."""
+    config = lab.configuration()
+    acme = {**config["tunnels"]["acme-dc"], "config": "/etc/facilitator/acme.ovpn", **changes}
+    cloud = {
+        **config["tunnels"]["own-cloud"],
+        "identity": {"file": "own-cloud-ssh-key"},
+        "known_hosts": "/etc/facilitator/known_hosts",
+    }
+    return {
+        **config,
+        "facilitator": {"name": "vm"},
+        "drain": {"idle": "3s"},
+        "tunnels": {"acme-dc": acme, "own-cloud": cloud},
+    }
 
 
 @contextlib.contextmanager

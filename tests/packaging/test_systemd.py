@@ -34,6 +34,7 @@ pytestmark = pytest.mark.nspawn
 # Nobody listens at these addresses: the daemon is ready without its tunnels.
 CONFIG: dict[str, Any] = {
     "facilitator": {"name": "vm"},
+    "on_exit": "remove",
     "staff": {"networks": ["10.8.0.0/16"]},
     "http": {"listen": "127.0.0.1:9464"},
     "tunnels": {

@@ -204,6 +204,7 @@ def bad_night() -> StatusPageDocument:
         "pid": 1,
         "started": iso(NOW - 400_000),
         "upgrades": 0,
+        "closed_since": "2026-07-01T00:00:00Z",
         "draining": False,
         "now": NOW,
         "conditions": [

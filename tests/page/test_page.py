@@ -133,6 +133,7 @@ def poisoned(value: Any, poison: str) -> Any:
             "health",
             "since",
             "started",
+            "closed_since",
             "until",
             "at",
             "next_attempt",

@@ -19,7 +19,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from supervisor.core.network.layout import RouteCounts
+from supervisor.core.network.wanted import RouteCounts
 from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState
 from supervisor.reports.metrics import loop_lag
 from supervisor.reports.metrics.counters import MonotonicCounter, SentEvents

@@ -9,7 +9,7 @@ import pytest
 
 from supervisor.app.shutdown import all_stopped
 from supervisor.core import events as ev
-from supervisor.core.network.plan import FIRST_LANE, NEXT_SLOT
+from supervisor.core.network.lanes import FIRST_LANE, NEXT_SLOT
 from supervisor.core.state import Health, Known, Phase, Second, TunnelState
 from supervisor.core.views.drain_text import waits_for
 from tests.fakes import KIND, Habits, World

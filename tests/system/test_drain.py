@@ -255,9 +255,7 @@ def test_a_silent_flow_holds_up_nothing(lab: Lab, config: Config) -> None:
             assert remembered(daemon) == []
 
 
-def test_the_time_is_limited_and_what_closes_can_stay(
-    lab: Lab, config: Config, pagerduty: LabPagerDuty
-) -> None:
+def test_the_time_is_limited_and_what_closes_stays(lab: Lab, config: Config, pagerduty: LabPagerDuty) -> None:
     limited = {
         **config,
         **lab.configuration(pagerduty),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from supervisor.core.network.plan import SHARES
+from supervisor.core.network.lanes import SHARES
 from tests.tunnels.test_kinds import IDENTITY
 from tunnels.base import Connected, Failed, Full, LineSource, Placement, Reason
 from tunnels.kinds.sshuttle.account import SshAccount

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from supervisor.core.diagnosis.answer import Explanation, document
 from supervisor.core.diagnosis.query import Evidence, RouteDecision, locate, parse_query, shifted
 from supervisor.core.humanize import byte_size, duration
-from supervisor.core.network.layout import MAIN_TABLE, Device, Element, HostFeatures, Layout, Route, wanted
+from supervisor.core.network.layout import MAIN_TABLE, Device, Element, HostFeatures, Layout, Route
 from supervisor.core.network.plan import Lane
+from supervisor.core.network.wanted import wanted
 from tests.states import but
 from tests.why.worlds import FIRST_LANE, asked, facts
 

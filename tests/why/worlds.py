@@ -19,8 +19,10 @@ from supervisor.core.diagnosis.query import (
     parse_query,
 )
 from supervisor.core.network.failover import choose
-from supervisor.core.network.layout import Device, HostFeatures, wanted
-from supervisor.core.network.plan import FIRST_LANE, Lane, NetworkPlan, assign_lanes, desired
+from supervisor.core.network.lanes import FIRST_LANE
+from supervisor.core.network.layout import Device, HostFeatures
+from supervisor.core.network.plan import Lane, NetworkPlan, assign_lanes, desired
+from supervisor.core.network.wanted import wanted
 from supervisor.core.state import Drain, Failure, Health, Phase, Session, Snapshot, TunnelState, Want
 from tests.states import but, tunnel_state
 from tunnels.base import Reason

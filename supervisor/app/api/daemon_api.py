@@ -100,7 +100,8 @@ class RunningDaemonAPI:
 
     def status(self) -> StatusDocument:
         """From the engine's snapshot."""
-        return status_document(self.identity, self.engine.snapshot, self.engine.plan, self.engine.conditions)
+        engine, closed_since = self.engine, self.network.closed_since
+        return status_document(self.identity, engine.snapshot, engine.plan, engine.conditions, closed_since)
 
     async def status_page(self) -> StatusPageDocument:
         """The status, with measurements and history."""

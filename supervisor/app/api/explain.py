@@ -26,7 +26,7 @@ from supervisor.kernel.inspect.packet_path import Inspector, forwarding, inspect
 from supervisor.kernel.network import KernelNetwork
 from supervisor.kernel.route.table import RouteTable
 from supervisor.reports.history.last_failures import LastFailures
-from tunnels.settings import IPAddress, IPNetwork
+from tunnels.networks import IPAddress, IPNetwork
 
 _SETTLE_SECONDS = 0.5  # for the kernel to follow the plan that the answer is about
 

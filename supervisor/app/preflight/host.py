@@ -31,7 +31,7 @@ from supervisor.core.preflight.facts import (
 from supervisor.core.preflight.routing import LOCAL_TABLE
 from supervisor.kernel.inspect import foreign_rules
 from supervisor.kernel.nft.foreign_tables import ForeignTableReader, ours_exists
-from tunnels.settings import IPAddress, IPNetwork
+from tunnels.networks import IPAddress, IPNetwork
 
 ANSWER_TIMEOUT_SECONDS = 1.5  # of a daemon or a program
 _CAPABILITIES = (

@@ -25,7 +25,8 @@ from supervisor.core.preflight.live import clock, conditions
 from supervisor.core.state import TunnelState
 from supervisor.kernel.nft.foreign_tables import ForeignTableReader
 from tunnels.base import AnyKind
-from tunnels.settings import IPAddress, Tunnel
+from tunnels.networks import IPAddress
+from tunnels.settings import Tunnel
 
 FIRST_CHECK_SECONDS = 1.0  # after the start
 RECHECK_SECONDS = 60.0  # between two checks of everything

@@ -9,7 +9,7 @@ from supervisor.config.model import Config
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.preflight.facts import Requirements
 from tunnels.base import AnyKind, Carrier
-from tunnels.settings import IPAddress
+from tunnels.networks import IPAddress
 
 
 @dataclass(frozen=True, slots=True)

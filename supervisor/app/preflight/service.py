@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from supervisor.app.preflight.locations import Places
 from supervisor.clients.cgroup import ClientGroup
 from supervisor.clients.launch import PATH
 from supervisor.control import nomad
-from supervisor.core.preflight.facts import Service, Unit
+from supervisor.core.preflight.facts import ClosedUnit, Service, Unit
+from supervisor.core.preflight.service import CLOSED_UNIT
 
 UNIT = "facilitator.service"
 _PROPERTIES = ("LoadState", "Type", "KillMode", "TimeoutStopUSec", "Restart", "RuntimeDirectoryPreserve")
@@ -28,10 +29,11 @@ def service(variables: Mapping[str, str], places: Places) -> Service:
     """The service manager of the daemon with this environment."""
     task = nomad.task(variables)
     if task is None:
-        return Service(unit=_unit(places))
+        return Service(unit=_unit(places), closed=_closed_unit(places))
     problem = _task_api(task, variables)
     return Service(
         nomad=True,
+        closed=_closed_unit(places),
         max_kill_timeout=_max_kill_timeout(places.nomad),
         task_api=None if problem is None else problem.text,
         task_api_remedy="" if problem is None else problem.remedy,
@@ -68,11 +70,42 @@ def _max_kill_timeout(directory: Path) -> str | None:
     )
 
 
+def _closed_unit(places: Places) -> ClosedUnit | None:
+    """Nomad's task sees the host's systemd as well."""
+    if not places.systemd.is_dir():
+        return None
+    unit = _shown(
+        CLOSED_UNIT, ("LoadState", "UnitFileState", "ActiveState", "ExecMainExitTimestampMonotonic")
+    )
+    if unit is None:
+        return None
+    network = _shown("network-pre.target", ("ActiveEnterTimestampMonotonic",)) or {}
+    return ClosedUnit(
+        unit.get("LoadState") == "loaded",
+        unit.get("UnitFileState") == "enabled",
+        _moment(unit.get("ExecMainExitTimestampMonotonic")),
+        _moment(network.get("ActiveEnterTimestampMonotonic")),
+        unit.get("ActiveState") == "failed",
+    )
+
+
+def _moment(microseconds: str | None) -> float | None:
+    """Seconds since the boot; None: it was not yet."""
+    return (
+        int(microseconds) / 1e6 if microseconds and microseconds.isdecimal() and int(microseconds) else None
+    )
+
+
+def _shown(unit: str, properties: Sequence[str]) -> dict[str, str] | None:
+    """Properties of a unit; None: systemd does not answer."""
+    shown = _systemctl("show", unit, f"--property={','.join(properties)}")
+    return None if shown is None else dict(line.partition("=")[::2] for line in shown.splitlines())
+
+
 def _unit(places: Places) -> Unit | None:
     if not places.systemd.is_dir():
         return None
-    shown = _systemctl("show", UNIT, f"--property={','.join(_PROPERTIES)}")
-    values = dict(line.partition("=")[::2] for line in (shown or "").splitlines())
+    values = _shown(UNIT, _PROPERTIES) or {}
     if values.get("LoadState") != "loaded":
         return None
     text = (

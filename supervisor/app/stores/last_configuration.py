@@ -6,7 +6,6 @@ to end without it would leave these clients without anybody who watches over the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +18,12 @@ from supervisor.app.stores.json_file import JsonFile
 from supervisor.clients.process_journal import Journal
 from supervisor.clients.sweep import still_runs
 from supervisor.config import Config, ConfigErrors, parse
-from supervisor.config.model import Facilitator
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.formats import NotUnderstood, document
+from supervisor.early_close import remember, state_dirs
 from tunnels.base import AnyKind
 
 NAME = "last-configuration.json"
-_STATE_DIR = re.compile(r"^\s*state_dir:\s*[\"']?([^\"'\s#{}\[\],]+)", re.M)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ def load_or_last_good(path: Path, kinds: Mapping[str, AnyKind]) -> Loaded:
 
 
 def _last_good(path: Path, kinds: Mapping[str, AnyKind]) -> Loaded | None:
-    for directory in _state_dirs(path):
+    for directory in state_dirs(_readable(path)):
         try:
             last = JsonFile(directory / NAME, DOCUMENT, _format_0).load()
             if last is not None and last.path == str(path.resolve()):
@@ -80,13 +78,12 @@ def _last_good(path: Path, kinds: Mapping[str, AnyKind]) -> Loaded | None:
     return None
 
 
-def _state_dirs(path: Path) -> list[Path]:
-    """Where it may lie: what the broken file says, as far as it can be read, and the default."""
+def _readable(path: Path) -> str:
+    """The text of a broken file, as far as it is text."""
     try:
-        said = _STATE_DIR.findall(path.read_text(errors="replace"))
+        return path.read_text(errors="replace")
     except OSError:
-        said = []
-    return [*map(Path, said), Facilitator.model_fields["state_dir"].get_default()]
+        return ""
 
 
 def _clients_run(runtime_dir: Path) -> bool:
@@ -94,19 +91,24 @@ def _clients_run(runtime_dir: Path) -> bool:
 
 
 class LastConfiguration:
-    """Keeps the text of the configuration file whenever it was accepted."""
+    """Keeps the text of the configuration file whenever it was accepted, and what it closes
+    (`supervisor.early_close`).
+    """
 
     def __init__(self, path: Path, state_dir: Path) -> None:
-        self._path = path
+        self._path, self._state_dir = path, state_dir
         self._file = JsonFile(state_dir / NAME, DOCUMENT, _format_0)
         self._writable = True  # as far as the last write tells
 
-    def keep(self, text: str) -> None:
+    def keep(self, text: str, config: Config) -> None:
         """This text of the file was good. Without sync: after a power failure no clients run."""
         try:
             self._file.save(_LastGood(str(self._path.resolve()), text))
+            remember(self._state_dir, text, config)
             self._writable = True
         except OSError as error:
             if self._writable:
-                structlog.get_logger().warning("the configuration is not kept for a crash", error=str(error))
+                structlog.get_logger().warning(
+                    "the configuration is not kept: a crash or a boot would not know it", error=str(error)
+                )
             self._writable = False

@@ -19,7 +19,7 @@ from supervisor.core.humanize import duration
 from supervisor.core.network.plan import Manner, NetworkPlan
 from supervisor.core.state import Health, Snapshot, up, well
 from supervisor.core.views.documents import WhyDocument
-from tunnels.settings import IPAddress
+from tunnels.networks import IPAddress
 
 
 class PacketOutcome(enum.StrEnum):

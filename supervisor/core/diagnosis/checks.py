@@ -20,7 +20,8 @@ from supervisor.core.network.intervals import Interval
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.state import Health, Phase, TunnelState, up, well
 from tunnels.base import Reason
-from tunnels.settings import Allowance, IPAddress, IPNetwork, Tunnel
+from tunnels.networks import IPAddress, IPNetwork
+from tunnels.settings import Allowance, Tunnel
 
 
 class CheckStatus(enum.StrEnum):

@@ -14,8 +14,9 @@ from supervisor.core.diagnosis.checks import Check, CheckStatus, listed
 from supervisor.core.diagnosis.query import Evidence, PacketPath, RouteDecision
 from supervisor.core.humanize import byte_size
 from supervisor.core.network.intervals import Interval
-from supervisor.core.network.layout import MAIN_TABLE, Element, Layout, Route, wanted
+from supervisor.core.network.layout import MAIN_TABLE, Element, Layout, Route
 from supervisor.core.network.rules import Rule, leading
+from supervisor.core.network.wanted import wanted
 
 
 def held(evidence: Evidence, path: PacketPath) -> Iterator[Check]:

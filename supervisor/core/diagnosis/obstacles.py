@@ -15,7 +15,7 @@ from supervisor.core.preflight.facts import HostFacts
 from supervisor.core.preflight.firewalls import hints, sentence, stopped
 from supervisor.core.preflight.host import of_devices
 from supervisor.core.preflight.routing import RoutedPackets, catches, first, removal, taken
-from tunnels.settings import IPNetwork
+from tunnels.networks import IPNetwork
 
 
 def obstacles(evidence: Evidence, path: PacketPath) -> Iterator[Check]:

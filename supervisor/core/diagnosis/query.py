@@ -14,7 +14,8 @@ from supervisor.core.network.layout import HostFeatures, Layout
 from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.core.preflight.facts import HostFacts
 from supervisor.core.state import Failure, Snapshot, TunnelState
-from tunnels.settings import IPAddress, IPNetwork, Tunnel
+from tunnels.networks import IPAddress, IPNetwork
+from tunnels.settings import Tunnel
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tunnels.settings import IPAddress, IPNetwork
+from tunnels.networks import IPAddress, IPNetwork
 
 # A rule with this word in its comment was made for us: it is taken to apply to all of our packets.
 OURS = "facilitator"

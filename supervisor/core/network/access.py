@@ -15,7 +15,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tunnels.settings import Allowance, IPNetwork, Ports, Tunnel, parse_ports
+from tunnels.networks import IPNetwork
+from tunnels.settings import Allowance, Ports, Tunnel, parse_ports
 
 
 @dataclass(frozen=True, slots=True)

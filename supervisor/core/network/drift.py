@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 
 from common.token_bucket import TokenBucket
 from supervisor.core.network.changes import Change, Op
-from supervisor.core.network.layout import Element, HostFeatures, Layout, Route, Table, open_routes
+from supervisor.core.network.layout import Element, HostFeatures, Layout, Route, Table
 from supervisor.core.network.plan import Lane
 from supervisor.core.network.rules import Rule
+from supervisor.core.network.wanted import open_routes
 
 REPAIR_BURST = 20  # repairing rounds in a row before the rate limit counts
 REPAIRS_PER_SECOND = 2.0  # repairing rounds after that

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, summarize_address_range
 from typing import NamedTuple, TypeVar
 
-from tunnels.settings import IPNetwork
+from tunnels.networks import IPNetwork
 
 ValueT = TypeVar("ValueT")
 

@@ -20,18 +20,12 @@ from types import MappingProxyType
 from supervisor.core.network.access import AccessPolicy, Segment, gate
 from supervisor.core.network.by_identity import ByIdentity
 from supervisor.core.network.failover import Carriers, Chosen, DestinationIndex, directory
+from supervisor.core.network.lanes import FIRST_LANE, lane_of, share_of
 from supervisor.core.state import Phase, Session, Snapshot, TunnelState, Want, well
 from tunnels.base import AnyKind, Carrier, IPNetwork, device_name
-from tunnels.settings import MOST_TUNNELS, IPAddress, Tunnel
+from tunnels.networks import MOST_TUNNELS, IPAddress
+from tunnels.settings import Tunnel
 
-FIRST_LANE = 173_001  # marks and tables from here on are ours
-NEXT_SLOT = 1_000  # between the lanes of a tunnel's two slots
-LAST_LANE = FIRST_LANE + NEXT_SLOT + MOST_TUNNELS - 1
-# Bit in a ct mark beside the lane: a flow of this host itself (probes), or late answers of one that was
-# moved.
-HOST_FLAG = 1 << 30
-# Connections through a proxy that one source may hold; the nftables rules know these numbers only.
-SHARES = (480, 960, 1920, 3840, 7680)
 PAUSE_SECONDS = 15.0  # that a tunnel has to come back before its destinations answer with an error
 
 
@@ -104,11 +98,6 @@ def assign_lanes(names: Sequence[str], known: Mapping[str, int]) -> dict[str, in
     return lanes
 
 
-def share_set(share: int) -> str:
-    """The name of the set of ports with this share."""
-    return f"share{share}"
-
-
 def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> dict[str, int]:
     """The tunnels that a local port carries, with the connections that one source may hold through each."""
     carried = {
@@ -117,27 +106,6 @@ def proxies(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> dict
         if kinds[tunnel.kind].carrier is Carrier.PROXY
     }
     return {name: share_of(kind.connections_per_source(tunnels[name])) for name, kind in carried.items()}
-
-
-def share_of(connections: int) -> int:
-    """The largest of SHARES that is not more than this; 0: no limit."""
-    return max((share for share in SHARES if share <= connections), default=0)
-
-
-def lane_of(first: int, slot: int) -> int:
-    """The lane of a tunnel's slot; `first`: that of its first one."""
-    return first + slot * NEXT_SLOT
-
-
-def slot_of(lane: int) -> int:
-    """Which of its tunnel's slots the lane belongs to."""
-    return (lane - FIRST_LANE) // NEXT_SLOT
-
-
-def both_slots(lane: int) -> tuple[int, int]:
-    """The lanes of both slots of the tunnel that this lane belongs to, in their order."""
-    first = lane - slot_of(lane) * NEXT_SLOT
-    return first, lane_of(first, 1)
 
 
 def desired(

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from supervisor.core.network.plan import Lane, NetworkPlan
-from tunnels.settings import IPAddress
+from tunnels.networks import IPAddress
 
 
 def given_up(before: NetworkPlan, after: NetworkPlan) -> tuple[Lane, ...]:

@@ -10,7 +10,7 @@ from supervisor.core.network.intervals import Interval
 from supervisor.core.preflight.facts import Endpoint, HostAddress, HostFacts
 from supervisor.core.preflight.finding import Finding, info, ok, perhaps, problem
 from supervisor.core.preflight.routing import local
-from tunnels.settings import IPAddress, IPNetwork
+from tunnels.networks import IPAddress, IPNetwork
 
 # --- addresses
 # ----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ _CHECKS = (
     host.daemon,
     service.nomad,
     service.unit,
+    service.closed,
     host.rights,
     host.tun,
     host.files,

@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 
 from supervisor.core.netfilter.values import Bits, FilterChain, Firewall, SymbolicPacket, Truth
 from supervisor.core.netfilter.walk import Stop, walk
-from supervisor.core.network.plan import HOST_FLAG, Carry, Lane, NetworkPlan
+from supervisor.core.network.lanes import HOST_FLAG
+from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.core.network.rules import RETURN_FLAG
 from supervisor.core.preflight.facts import PacketContext
-from tunnels.settings import IPNetwork
+from tunnels.networks import IPNetwork
 
 MAX_WALKS = 4000  # through chains in one check; what is not known then is not reported
 _MAX_PARTS = 16  # into which many destinations are divided at once

@@ -12,7 +12,7 @@ from supervisor.core.network.layout import MAIN_TABLE
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.preflight.isolation import Isolation
 from tunnels.base import RequiredFile
-from tunnels.settings import IPAddress, IPNetwork
+from tunnels.networks import IPAddress, IPNetwork
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +204,24 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosedUnit:
+    """facilitator-closed.service, which closes the host at boot; times are seconds since the boot."""
+
+    loaded: bool
+    enabled: bool = False
+    closed_at: float | None = None  # when it had closed the host; None: it has not in this boot
+    network_at: float | None = None  # when the network was begun with; None: not known
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """What starts and stops the daemon."""
 
     nomad: bool = False
     max_kill_timeout: str | None = None  # of Nomad's client; empty: not set; None: cannot be seen
     unit: Unit | None = None  # None: there is no such unit, or it does not run us
+    closed: ClosedUnit | None = None  # None: there is no systemd on this host, or it cannot be seen
     task_api: str | None = None  # why Nomad's task API cannot be asked; None: it can
     task_api_remedy: str = ""  # what to paste, where that helps
     client_group: str | None = (

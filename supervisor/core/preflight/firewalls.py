@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from supervisor.core.netfilter.values import OURS, Consequence, FilterChain, Firewall
-from supervisor.core.network.plan import FIRST_LANE, LAST_LANE, NetworkPlan
+from supervisor.core.network.lanes import FIRST_LANE, LAST_LANE
+from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.preflight.crossing import Hit, cases, hits
 from supervisor.core.preflight.facts import HostFacts
 from supervisor.core.preflight.finding import Finding, info, ok, perhaps, problem, warning
-from tunnels.settings import IPNetwork
+from tunnels.networks import IPNetwork
 
 _BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")  # chains of iptables
 _MAX_NAMED = 8  # tunnels, or networks of one, that a sentence names

@@ -12,7 +12,7 @@ from supervisor.core.network.plan import Lane
 from supervisor.core.network.rules import PRIORITY
 from supervisor.core.preflight.facts import HostAddress, HostFacts, PacketContext, PolicyRule, TableRoute
 from supervisor.core.preflight.finding import Finding, info, ok, perhaps, problem, warning
-from tunnels.settings import IPNetwork
+from tunnels.networks import IPNetwork
 
 LOCAL_TABLE = 255
 _MAX_NAMED = 8  # tunnels that a sentence names

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from supervisor.core.preflight.facts import HostFacts, Unit
 from supervisor.core.preflight.finding import Finding, info, ok, problem, warning
 
+CLOSED_UNIT = "facilitator-closed.service"
 _LOG_OFF_SECONDS = 20.0  # that the end of the clients may take
 _NOMAD_MARGIN_SECONDS = 300.0  # that Nomad should grant beyond the drain
 _NOMAD_DEFAULT_SECONDS = 30.0  # of max_kill_timeout
@@ -97,6 +98,36 @@ def unit(facts: HostFacts) -> Iterator[Finding]:
         )
         yield ok("service", text)
     yield from _credentials(found, facts)
+
+
+def closed(facts: HostFacts) -> Iterator[Finding]:
+    """Is the host closed before its network is up, whether or not a daemon starts?"""
+    found = facts.service.closed
+    if found is None:
+        return
+    enable = f"systemctl enable {CLOSED_UNIT}"
+    if not found.loaded:
+        text = f"{CLOSED_UNIT} is missing: from boot until the daemon is ready, destinations are open"
+        yield warning("service", text, "make install   # on a Nomad host: make install NOMAD=1")
+    elif not found.enabled:
+        text = f"{CLOSED_UNIT} is not enabled: from boot until the daemon is ready, destinations are open"
+        yield warning("service", text, enable)
+    elif found.failed:
+        text = f"{CLOSED_UNIT} has failed: the host was not closed at boot"
+        yield warning("service", text, f"journalctl -u {CLOSED_UNIT}; systemctl restart {CLOSED_UNIT}")
+    elif found.closed_at is None:
+        text = f"{CLOSED_UNIT} is enabled and has not run since this boot"
+        yield info("service", text, f"systemctl start {CLOSED_UNIT}   # at the next boot it runs by itself")
+    elif found.network_at is not None and found.closed_at > found.network_at:
+        late = found.closed_at - found.network_at
+        text = (
+            f"{CLOSED_UNIT} ran {late:.1f} s after the network was begun with: so long destinations were open"
+        )
+        yield warning(
+            "service", text, f"systemctl cat {CLOSED_UNIT}   # Before=network-pre.target; a drop-in?"
+        )
+    else:
+        yield ok("service", f"{CLOSED_UNIT} had closed the host before its network was begun with")
 
 
 def _kind(found: Unit, facts: HostFacts) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
-from tunnels.settings import IPAddress, IPNetwork
+from tunnels.networks import IPAddress, IPNetwork
 
 THIS_NETWORK = ip_network("0.0.0.0/8")  # RFC 791, section 3.2: a host that does not know its own address
 

@@ -34,7 +34,8 @@ from supervisor.core.state import (
     well,
 )
 from tunnels.base import AnyKind, Reason
-from tunnels.settings import IPNetwork, Probe, Tunnel
+from tunnels.networks import IPNetwork
+from tunnels.settings import Probe, Tunnel
 
 RECHECK_SECONDS = 5.0  # until a planned reconnect that something stands against is tried again
 TRY_AGAIN_SECONDS = 60.0  # after a standby that did not come up, and as many more by chance

@@ -151,6 +151,8 @@ class DaemonStatus(TypedDict):
     """How often this process has changed its program (`facilitator upgrade`)."""
     last_end: EndEntry | None
     """Why the last daemon ended; null: it crashed, or there was none."""
+    closed_since: Timestamp | None
+    """Since when nothing leaves in clear for a destination, `facilitator close` included; null: not known."""
     draining: bool
     conditions: list[ConditionEntry]
 
@@ -235,6 +237,7 @@ class HeadlineEntry(TypedDict):
     facilitator: str
     version: str
     started: Timestamp
+    closed_since: Timestamp | None
     draining: bool
     conditions: list[ConditionEntry]
     incidents: list[OpenIncidentEntry]

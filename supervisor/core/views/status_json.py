@@ -39,9 +39,15 @@ class DaemonIdentity:
 
 
 def status_document(
-    who: DaemonIdentity, snapshot: Snapshot, plan: NetworkPlan, conditions: Mapping[str, Condition]
+    who: DaemonIdentity,
+    snapshot: Snapshot,
+    plan: NetworkPlan,
+    conditions: Mapping[str, Condition],
+    closed_since: float | None = None,
 ) -> StatusDocument:
-    """The answer to `/api/v1/status`. `conditions`: what people see now, by name."""
+    """The answer to `/api/v1/status`. `conditions`: what people see now, by name;
+    `closed_since`: Unix time in seconds.
+    """
     owners = {lane.number: lane.tunnel for lane in plan.lanes if lane.up}
     carried: dict[str, list[str]] = {}
     for carry in plan.carries:
@@ -54,6 +60,7 @@ def status_document(
         "started": iso(who.started),
         "upgrades": who.upgrades,
         "last_end": who.last_end,
+        "closed_since": None if closed_since is None else iso(closed_since),
         "draining": snapshot.draining,
         "conditions": [
             {"name": name, "text": each.text, "severity": each.severity, "incident": each.pages}

@@ -23,7 +23,7 @@ import structlog
 
 from common.netlink import NETFILTER, SO_RCVBUFFORCE, SOL_NETLINK, NetlinkSocket, attributes
 from supervisor.core.network.flow_counting import prefix
-from supervisor.core.network.plan import FIRST_LANE, LAST_LANE
+from supervisor.core.network.lanes import FIRST_LANE, LAST_LANE
 from supervisor.core.views.audit_lines import Entry, FlowChange, FlowRecord, Gap, Take
 from supervisor.kernel.conntrack import dump as ct
 

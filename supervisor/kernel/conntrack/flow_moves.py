@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from common.netlink import CREATE, EXCLUSIVE, NESTED, NetlinkRequest, NetlinkSocket, attribute, attributes
 from supervisor.core.network.flow_counting import blocks
-from supervisor.core.network.plan import FIRST_LANE, HOST_FLAG, LAST_LANE
+from supervisor.core.network.lanes import FIRST_LANE, HOST_FLAG, LAST_LANE
 from supervisor.kernel.conntrack import dump as ct
 
 ALL_LANES = range(FIRST_LANE, LAST_LANE + 1)

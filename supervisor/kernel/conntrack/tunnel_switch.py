@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from common.netlink import NetlinkSocket
-from supervisor.core.network.layout import HostFeatures, Layout, lanes_of, open_routes
+from supervisor.core.network.layout import HostFeatures, Layout
 from supervisor.core.network.plan import Lane, NetworkPlan
 from supervisor.core.network.running_flows import (
     given_up,
@@ -23,10 +23,11 @@ from supervisor.core.network.running_flows import (
     taken_over,
     to_forget,
 )
+from supervisor.core.network.wanted import lanes_of, open_routes
 from supervisor.kernel.conntrack.dump import conntrack_socket
 from supervisor.kernel.conntrack.flow_moves import ALL_LANES, end, forget
 from supervisor.kernel.sysctl import Note
-from tunnels.settings import IPAddress
+from tunnels.networks import IPAddress
 
 DRAIN_SECONDS = 0.25  # in which short connections end in a tunnel that is given up
 ANSWERS_SECONDS = 0.25  # for which it then waits for answers: a long round trip

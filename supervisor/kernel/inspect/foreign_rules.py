@@ -50,7 +50,7 @@ from supervisor.kernel.nft.messages import (
     transaction,
 )
 from supervisor.kernel.route.messages import PROTOCOL
-from tunnels.settings import IPAddress, IPNetwork
+from tunnels.networks import IPAddress, IPNetwork
 
 MOST_ROUTES = 20_000  # that are read of a table
 _GET_ROUTES, _GET_POLICY_RULES, _POLICY_RULE, _ROUTE_HEADER = 26, 34, 12, 12

@@ -29,7 +29,7 @@ from supervisor.kernel.nft.messages import (
 )
 from supervisor.kernel.nft.ruleset import TABLE
 from supervisor.kernel.route.messages import read_lookup, route_query
-from tunnels.settings import IPAddress
+from tunnels.networks import IPAddress
 
 _REFUSALS: Mapping[int, str] = MappingProxyType(
     {

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 from common.netlink import ACK, APPEND, CREATE, NESTED, NetlinkRequest, attribute, text_attribute
 from supervisor.kernel.nft.expressions import Expression
@@ -40,6 +41,8 @@ SET_DESCRIPTION, SET_ID, SET_USERDATA, SET_EXPRESSION = 9, 10, 13, 17
 ELEMENTS_TABLE, ELEMENTS_SET, ELEMENTS_LIST = 1, 2, 3
 
 POLICY_ACCEPT = 1
+
+_SINCE, _MOMENT = ", closed since ", "%Y-%m-%dT%H:%M:%SZ"  # in the comment of the table
 
 _NFTABLES = 10  # NFNL_SUBSYS_NFTABLES, the upper byte of the type of a message
 _BEGIN, _END = 0x10, 0x11  # NFNL_MSG_BATCH_*
@@ -84,9 +87,12 @@ def table_removal() -> list[NetlinkRequest]:
     return [nft_request(NEW_TABLE, CREATE, name), nft_request(DELETE_TABLE, 0, name)]
 
 
-def table_creation(ruleset: Ruleset, flags: int) -> Iterator[NetlinkRequest]:
-    """Our table with its sets, chains and rules."""
-    comment = ruleset.comment.encode() + b"\0"
+def table_creation(ruleset: Ruleset, flags: int, since: float) -> Iterator[NetlinkRequest]:
+    """Our table with its sets, chains and rules. Its comment says since when it closes the host (seconds
+    since the epoch), which so is known as long as the table stands, and no longer.
+    """
+    moment = datetime.fromtimestamp(since, UTC).strftime(_MOMENT)
+    comment = f"{ruleset.comment}{_SINCE}{moment}\0".encode()
     yield nft_request(
         NEW_TABLE,
         CREATE,
@@ -101,6 +107,15 @@ def table_creation(ruleset: Ruleset, flags: int) -> Iterator[NetlinkRequest]:
         names = text_attribute(RULE_TABLE, TABLE) + text_attribute(RULE_CHAIN, chain.name)
         for clause in chain.rules:
             yield nft_request(NEW_RULE, CREATE | APPEND, names + expressions(*clause))
+
+
+def closed_since(userdata: bytes) -> float | None:
+    """What a table's comment says of the moment since which it closes the host."""
+    said = userdata.decode(errors="replace").rstrip("\0").partition(_SINCE)[2]
+    try:
+        return datetime.strptime(said, _MOMENT).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
 
 
 def expressions(*of_rule: Expression) -> bytes:

@@ -36,7 +36,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from supervisor.core.network.plan import FIRST_LANE, HOST_FLAG, LAST_LANE, SHARES, share_set
+from supervisor.core.network.lanes import FIRST_LANE, HOST_FLAG, LAST_LANE, SHARES, share_set
 from supervisor.core.network.rules import RETURN_FLAG
 from supervisor.kernel.nft import expressions as ex
 

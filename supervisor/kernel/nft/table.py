@@ -7,6 +7,7 @@ change it; the table outlives it.
 from __future__ import annotations
 
 import errno
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class TableState:
     """What stands in the kernel."""
 
     present: bool = False  # a table of that name is there
+    current: bool = False  # made by this version
     intact: bool = False  # with our sets, chains and rules, exactly these
     elements: frozenset[Element] = frozenset()
 
@@ -71,6 +73,7 @@ class Nftables:
         self._ruleset = Ruleset.build()
         self._sets = {described.name: described for described in self._ruleset.sets}
         self._built: _Shape | None = None
+        self._closed_since: float | None = None
         self._owner = AsyncNetlink(NETFILTER, _BUFFER_BYTES)  # writes
         self._reader = AsyncNetlink(NETFILTER, _BUFFER_BYTES)  # so that a dump keeps no transaction waiting
 
@@ -88,6 +91,13 @@ class Nftables:
         """Close the sockets. The table stays, without an owner."""
         self._owner.close()
         self._reader.close()
+
+    @property
+    def closed_since(self) -> float | None:
+        """Seconds since the epoch at which the table was made that stands without a gap since then, as far
+        as we have read; it stands longer than any daemon. None: there is none, or it does not say.
+        """
+        return self._closed_since
 
     async def occupied(self) -> bool:
         """Does another running process own the table; the kernel takes the owner's mark off when that one
@@ -111,15 +121,16 @@ class Nftables:
         for described in self._ruleset.sets:
             if described.name in names and not described.dynamic:
                 elements.extend(await self._elements(described))
-        return TableState(True, intact and names >= self._sets.keys(), frozenset(elements))
+        return TableState(True, True, intact and names >= self._sets.keys(), frozenset(elements))
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Carry out what the changes say about the table and its elements: all of it or nothing."""
         build, remove = Change(Op.ADD, Table()) in changes, Change(Op.REMOVE, Table()) in changes
         elements = await run_offloaded(len(changes), self._element_messages, changes)
+        since = self._closed_since or float(int(time.time()))
         requests = [
             *(nft.table_removal() if build or remove else []),
-            *(nft.table_creation(self._ruleset, self._flags) if build else []),
+            *(nft.table_creation(self._ruleset, self._flags, since) if build else []),
             *elements,
         ]
         # The kernel answers a refused transaction at its first message, and each failure in it.
@@ -128,6 +139,7 @@ class Nftables:
         if failure is None:
             if build or remove:
                 self._built = await self._shape() if build else None
+                self._closed_since = since if build else None
             return
         if not build or not self._flags or failure.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise failure
@@ -157,7 +169,9 @@ class Nftables:
         )
 
     async def _tables(self) -> list[Attributes]:
-        return [table for table in await self._dump(nft.GET_TABLE) if text(table[nft.TABLE_NAME]) == TABLE]
+        found = [table for table in await self._dump(nft.GET_TABLE) if text(table[nft.TABLE_NAME]) == TABLE]
+        self._closed_since = nft.closed_since(found[0].get(nft.TABLE_USERDATA, b"")) if found else None
+        return found
 
     async def _shape(self) -> _Shape:
         chains = [

@@ -31,7 +31,7 @@ from common.rtnetlink import FAMILY
 from supervisor.core.network.changes import Change, Op
 from supervisor.core.network.layout import MAIN_TABLE, Route
 from supervisor.core.network.rules import Rule
-from tunnels.settings import IPAddress
+from tunnels.networks import IPAddress
 
 PROTOCOL = 173  # of all our routes and rules
 CHUNK = 250  # requests in one datagram: about 2 ms of the kernel's time, and its answers fit any buffer

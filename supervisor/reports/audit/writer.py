@@ -16,7 +16,8 @@ from typing import Any
 
 import structlog
 
-from supervisor.core.network.plan import NetworkPlan, slot_of
+from supervisor.core.network.lanes import slot_of
+from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.views.audit_lines import (
     Accounts,
     AuditEvent,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
-from supervisor.core.network.layout import RouteCounts
 from supervisor.core.network.traffic import Carried
+from supervisor.core.network.wanted import RouteCounts
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.state import Phase, Session, Snapshot, TunnelState, up
 from supervisor.reports.metrics.counters import CONNECT_BUCKETS_SECONDS, ScrapedCounters, TunnelCounts

@@ -1,4 +1,4 @@
-"""Keeps parts of libraries that a daemon never uses out of its memory. Imported before everything else.
+"""Keeps parts of libraries that a daemon never uses out of its memory. `apply` comes before everything else.
 
 A package imports in its `__init__` all that it offers: aiohttp its client, prometheus_client its HTTP
 servers. structlog takes rich where it is installed, for tracebacks that we do not print. pydantic looks for
@@ -66,7 +66,9 @@ def replace_plugin_search() -> None:
     sys.modules.setdefault(loader.__name__, loader)
 
 
-for each in DEFERRED:
-    defer(each)
-import_without("rich", "structlog")
-replace_plugin_search()
+def apply() -> None:
+    """All of it. Called before everything else is imported."""
+    for each in DEFERRED:
+        defer(each)
+    import_without("rich", "structlog")
+    replace_plugin_search()
