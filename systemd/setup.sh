@@ -23,7 +23,7 @@ install)
     [ -n "$root" ] || systemd-sysusers
     if [ ! -e "$root/etc/facilitator/config.yaml" ]; then
         install -d -m 0755 "$root/etc/facilitator"
-        install -m 0640 "$here/../config.example.yaml" "$root/etc/facilitator/config.yaml"
+        install -m 0640 "$here/first-config.yaml" "$root/etc/facilitator/config.yaml"
         [ -n "$root" ] || chgrp facilitator /etc/facilitator/config.yaml
     fi
     if runs; then

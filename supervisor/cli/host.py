@@ -57,12 +57,9 @@ def check(config: Path, no_files: bool) -> None:
 
     valid = _load(config)
     remarks = [] if no_files else _files(config, valid)
-    for warning in (
-        *valid.warnings,
-        *_missing(valid),
-        *(each.text for each in remarks if each.weight is Weight.WARNING),
-    ):
-        say(str(warning), err=True)
+    missing = (*_missing(valid), *(each.text for each in remarks if each.weight is Weight.WARNING))
+    for warning in (*map(str, valid.warnings), *(f"warning: {text}" for text in missing)):
+        say(warning, err=True)
     for remark in remarks:
         if remark.weight is Weight.READS:
             say(remark.text)

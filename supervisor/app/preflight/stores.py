@@ -13,7 +13,7 @@ from pathlib import Path
 from supervisor.app.files import Files
 from supervisor.config.model import Config
 from supervisor.core.preflight.facts import DirectoryFacts, SecretFile
-from tunnels.base import AnyKind, Input
+from tunnels.base import AnyKind, Input, inputs_of
 
 _KEY = b"PRIVATE KEY"  # makes a secret of a client's configuration
 
@@ -42,9 +42,7 @@ def secrets(
 def _inputs(config: Config, kinds: Mapping[str, AnyKind], files: Files) -> Iterator[tuple[str, Input]]:
     """Each input with its description."""
     for name, tunnel in config.tunnels.items():
-        items = list(kinds[tunnel.kind].inputs(tunnel))
-        if tunnel.login.totp is not None and all(item.where != tunnel.login.totp for item in items):
-            items.append(Input("totp", tunnel.login.totp))
+        items = list(inputs_of(kinds[tunnel.kind], tunnel))
         if tunnel.alert.routing_key is not None:
             items.append(Input("alert.routing_key", tunnel.alert.routing_key))
         yield from ((name, item) for item in (*items, *files.named(kinds[tunnel.kind], tunnel)))

@@ -305,6 +305,7 @@ SSHUTTLE = Kind(
     dialogue=_dialogue,
     binaries=("ssh",),
     drops_root=True,
+    uses=lambda tunnel: frozenset(),
     tcp_port=lambda tunnel: tunnel.port,
     connections_per_source=lambda tunnel: tunnel.workers * WORKER_CONNECTIONS_PER_SOURCE,
     inner_probe=lambda tunnel: (
