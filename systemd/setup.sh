@@ -43,10 +43,11 @@ uninstall)
     rm -rf "$root/opt/facilitator" "$examples"
     if runs; then systemctl daemon-reload; fi
     if [ "${2:-}" = --purge ]; then
-        rm -rf "$root/etc/facilitator" "$root/etc/systemd/system/facilitator.service.d" "$root/var/lib/facilitator" "$root/run/facilitator"
+        rm -rf "$root/etc/facilitator" "$root/etc/systemd/system/facilitator.service.d" "$root/var/lib/facilitator" "$root/var/log/facilitator" \
+            "$root/run/facilitator"
         if [ -z "$root" ] && id facilitator >/dev/null 2>&1; then userdel facilitator; fi
     else
-        echo "Left where they are: /etc/facilitator, /var/lib/facilitator and the user (make uninstall PURGE=1 removes them too)."
+        echo "Kept: /etc/facilitator, /var/lib/facilitator, /var/log/facilitator and the user (make uninstall PURGE=1 removes them too)."
     fi
     ;;
 *)

@@ -39,6 +39,7 @@ from supervisor.app.traffic_readers import LaneMeter, SessionMeter
 from supervisor.app.watchers.auditing import Auditing
 from supervisor.app.watchers.certificates import Certificates
 from supervisor.app.watchers.configuration import ConfigurationFile
+from supervisor.app.watchers.http_address import HttpAddress
 from supervisor.app.watchers.loop_watchdog import LoopWatchdog
 from supervisor.app.watchers.server_tls import TlsRenewal
 from supervisor.clients.cgroup import ClientGroup
@@ -203,7 +204,7 @@ def _watchers(base: _Base, host: HostWatch, path: Path) -> Watchers:
     base.closing.add("configuration file", configuration.close)
     loop = LoopWatchdog(base.runtime_dir, lambda: stalled(base.engine), time.monotonic)
     base.closing.add("loop watchdog", loop.stop)
-    return Watchers(inputs, certificates, tls, host, configuration, loop)
+    return Watchers(inputs, certificates, tls, host, configuration, loop, HttpAddress(base.inbox.post))
 
 
 def _history(base: _Base) -> History:
@@ -305,6 +306,7 @@ def _outputs(
             watchers.host,
             watchers.configuration,
             watchers.loop,
+            watchers.http,
         ),
         keepers=(stores.records,),
     )

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from supervisor import disk
-from supervisor.cli.options import config_option, facilitator_name, fail, refused, runtime_dir, socket_option
+from supervisor.cli.options import (
+    config_option,
+    facilitator_name,
+    fail,
+    named,
+    refused,
+    runtime_dir,
+    socket_option,
+)
 from supervisor.cli.output import say
 from supervisor.cli.plan import plan_text
 from supervisor.control.client import ControlClient, Refused, Unreachable
@@ -104,11 +112,15 @@ def _missing(config: Config) -> list[str]:
 def plan(config: Path, socket_path: Path | None) -> None:
     """Show the routes, rules and NAT that are wanted, and how the kernel differs.
 
-    Asks the running daemon; without one, says what the file would bring with no tunnel up.
+    Asks the running daemon; without one, says what the default file would bring with no tunnel up. A file
+    that is named with -c is always planned itself, whatever runs.
 
     \b
-    Example: facilitator plan
+    Example: facilitator plan -c new.yaml
     """
+    if socket_path is None and named(click.get_current_context(), "config"):
+        say(*plan_text(_plan_from(_load(config))))
+        return
     try:
         answer: PlanDocument = ControlClient(socket_path or runtime_dir(config) / disk.CONTROL_SOCKET).get(
             "/api/v1/plan"
@@ -150,7 +162,7 @@ def cleanup(config: Path, on_exit: bool) -> None:
 
 
 def _load(path: Path) -> Config:
-    from supervisor.app.files import errors_of, load
+    from supervisor.app.files import code_of, errors_of, load
     from supervisor.config.problems import ConfigErrors
     from tunnels.registry import KINDS
 
@@ -159,7 +171,7 @@ def _load(path: Path) -> Config:
     except (ConfigErrors, CannotStart) as problem:
         for line in errors_of(problem):
             say(line, err=True)
-        sys.exit(Exit.CONFIG)
+        sys.exit(code_of(problem))
 
 
 def _plan_from(config: Config) -> PlanDocument:

@@ -43,11 +43,16 @@ def config_option(command: AnyFunction) -> AnyFunction:
     return click.option(
         "-c",
         "--config",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         default=default_config(),
         show_default=True,
         help="The configuration file; $FACILITATOR_CONFIG names another default.",
     )(command)
+
+
+def named(context: click.Context, option: str) -> bool:
+    """Was this option given on the command line (and not by a default or the environment)?"""
+    return context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
 
 
 def socket_option(command: AnyFunction) -> AnyFunction:

@@ -25,6 +25,7 @@ from supervisor.core.preflight.facts import (
     PolicyRule,
     ProcessFacts,
     ReversePath,
+    ServiceAccount,
     Setting,
     TableRoute,
 )
@@ -115,6 +116,17 @@ def process(pid: int | None) -> ProcessFacts:
     who = f"the running daemon (pid {pid})" if pid else "this process"
     return ProcessFacts(
         who, int(status["Uid"].split()[1]), int(status["Gid"].split()[1]), names, _unprivileged_port()
+    )
+
+
+def of_unit(account: ServiceAccount) -> ProcessFacts:
+    """The rights that the daemon will have when systemd starts it."""
+    return ProcessFacts(
+        "the service as its unit starts it",
+        account.uid,
+        account.gid,
+        account.capabilities,
+        _unprivileged_port(),
     )
 
 

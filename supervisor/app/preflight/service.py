@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from supervisor.app.preflight.account import PROPERTIES, account
 from supervisor.app.preflight.host import ANSWER_TIMEOUT_SECONDS
 from supervisor.app.preflight.locations import Places
 from supervisor.clients.cgroup import ClientGroup
@@ -69,7 +70,7 @@ def _max_kill_timeout(directory: Path) -> str | None:
 def _unit(places: Places) -> Unit | None:
     if not places.systemd.is_dir():
         return None
-    shown = _systemctl("show", UNIT, f"--property={','.join(_PROPERTIES)}")
+    shown = _systemctl("show", UNIT, f"--property={','.join((*_PROPERTIES, *PROPERTIES))}")
     values = dict(line.partition("=")[::2] for line in (shown or "").splitlines())
     if values.get("LoadState") != "loaded":
         return None
@@ -85,6 +86,7 @@ def _unit(places: Places) -> Unit | None:
         preserved=values.get("RuntimeDirectoryPreserve", ""),
         bus=places.bus.is_socket(),
         credentials=tuple((name, path) for name, path in _CREDENTIAL.findall(text)),
+        account=account(values),
     )
 
 
