@@ -29,6 +29,7 @@ from supervisor.app.owner import Owner
 from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
 from supervisor.app.preflight.host_watch import HostWatch
 from supervisor.app.status_line import SystemdStatus
+from supervisor.app.stores.changed_sysctls import ChangedSysctls
 from supervisor.app.stores.last_configuration import LastConfiguration
 from supervisor.app.stores.last_end import LastEnd
 from supervisor.app.stores.second_sessions import SecondSessions
@@ -166,7 +167,8 @@ def build(config: Config, inputs: RunInputs) -> Parts:
 
 def _data_plane(base: _Base, host: HostWatch, owner: Owner, kept: Mapping[str, str]) -> DataPlane:
     """`kept`: what spares the next login, by slot."""
-    network = KernelNetwork(base.inbox.post, _log_warning, changed=host.changed)
+    first = ChangedSysctls(base.state_dir)
+    network = KernelNetwork(base.inbox.post, _log_warning, changed=host.changed, first=first)
     base.closing.add("network", lambda: network.close(keep=True))
     private = (*base.files.directories, base.state_dir)
     group = None if owner.spares_clients else ClientGroup(base.identity.facilitator)

@@ -18,6 +18,7 @@ from supervisor.cli.options import (
     refused,
     runtime_dir,
     socket_option,
+    state_dir,
 )
 from supervisor.cli.output import say
 from supervisor.cli.plan import plan_text
@@ -140,7 +141,8 @@ def plan(config: Path, socket_path: Path | None) -> None:
     help="What an orderly end would have done: with `on_exit: keep` the destinations stay closed.",
 )
 def cleanup(config: Path, on_exit: bool) -> None:
-    """Remove every route, rule, table, device and process that is ours. The daemon must not be running.
+    """Remove every route, rule, table, interface and process that is ours, and put back the sysctls that the
+    daemon has changed. It must not be running.
 
     \b
     Example: facilitator cleanup
@@ -151,6 +153,7 @@ def cleanup(config: Path, on_exit: bool) -> None:
         removed = asyncio.run(
             clean(
                 runtime_dir(config),
+                state_dir(config),
                 facilitator_name(config),
                 keep=on_exit and _load(config).on_exit == "keep",
             )

@@ -18,6 +18,7 @@ from supervisor.core.exits import Exit
 from supervisor.run_arguments import default_config
 
 DEFAULT_RUNTIME_DIR = "/run/facilitator"
+DEFAULT_STATE_DIR = "/var/lib/facilitator"
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -80,6 +81,11 @@ def refused(error: Refused) -> NoReturn:
 def runtime_dir(config: Path) -> Path:
     """The runtime directory from the configuration file, or the default."""
     return Path(_of_facilitator(config, "runtime_dir") or DEFAULT_RUNTIME_DIR)
+
+
+def state_dir(config: Path) -> Path:
+    """The state directory from the configuration file, or the default."""
+    return Path(_of_facilitator(config, "state_dir") or DEFAULT_STATE_DIR)
 
 
 def facilitator_name(config: Path) -> str:

@@ -237,6 +237,8 @@ class DaemonFacts:
 
     pid: int | None = None  # 0: one runs, and its pid is not known
     leftovers: tuple[tuple[str, int], ...] = ()  # tunnel and pid
+    # clients whose daemon had another runtime_dir and is gone: tunnel, pid, that directory
+    orphans: tuple[tuple[str, int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
