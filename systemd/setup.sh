@@ -35,7 +35,7 @@ install)
     [ -n "$root" ] || systemd-sysusers
     if [ ! -e "$root/etc/facilitator/config.yaml" ]; then
         install -d -m 0755 "$root/etc/facilitator"
-        install -m 0640 "$here/../config.example.yaml" "$root/etc/facilitator/config.yaml"
+        install -m 0640 "$here/first-config.yaml" "$root/etc/facilitator/config.yaml"
         [ -n "$root" ] || chgrp facilitator /etc/facilitator/config.yaml
     fi
     if runs; then
@@ -56,10 +56,11 @@ uninstall)
     rm -rf "$root/opt/facilitator" "$examples"
     if runs; then systemctl daemon-reload; fi
     if [ "${2:-}" = --purge ]; then
-        rm -rf "$root/etc/facilitator" "$root/etc/systemd/system/facilitator.service.d" "$root/var/lib/facilitator" "$root/run/facilitator"
+        rm -rf "$root/etc/facilitator" "$root/etc/systemd/system/facilitator.service.d" "$root/var/lib/facilitator" "$root/var/log/facilitator" \
+            "$root/run/facilitator"
         if [ -z "$root" ] && id facilitator >/dev/null 2>&1; then userdel facilitator; fi
     else
-        echo "Left where they are: /etc/facilitator, /var/lib/facilitator and the user (make uninstall PURGE=1 removes them too)."
+        echo "Kept: /etc/facilitator, /var/lib/facilitator, /var/log/facilitator and the user (make uninstall PURGE=1 removes them too)."
     fi
     ;;
 *)

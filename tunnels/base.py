@@ -329,6 +329,12 @@ TunnelT = TypeVar("TunnelT", bound=Tunnel)
 Inputs = Mapping[str, bytes]  # contents by `Input.name`
 
 
+# Settings of every tunnel that are for its client, not for the daemon: some kinds have no use for some.
+CLIENT_SETTINGS = frozenset(
+    ("device", "mtu", "login.username", "login.password", "login.totp", "login.append_code")
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[TunnelT]):
     """A VPN kind: everything that the daemon must know to run it. The first seven fields are mandatory."""
@@ -370,6 +376,8 @@ class Kind(Generic[TunnelT]):
     certificates: Callable[[TunnelT, Inputs], tuple[bytes, ...]] = lambda tunnel, inputs: ()
     required_files: tuple[RequiredFile, ...] = ()
     drops_root: bool = False  # the client switches to `Placement.user` if it is started as root
+    # which of `CLIENT_SETTINGS` have an effect on this tunnel's client
+    uses: Callable[[TunnelT], frozenset[str]] = lambda tunnel: CLIENT_SETTINGS
 
 
 AnyKind = Kind[Any]
@@ -377,9 +385,10 @@ AnyKind = Kind[Any]
 
 def inputs_of(kind: AnyKind, tunnel: Tunnel) -> tuple[Input, ...]:
     """Everything that is read before a start of this tunnel: the kind's inputs, and the seed of one-time
-    codes (`totp`).
+    codes (`totp`) where the client may ask for one.
     """
-    seed = () if tunnel.login.totp is None else (Input("totp", tunnel.login.totp),)
+    totp = tunnel.login.totp if "login.totp" in kind.uses(tunnel) else None
+    seed = () if totp is None else (Input("totp", totp),)
     return *kind.inputs(tunnel), *seed
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from supervisor import disk
 from supervisor.app.directories import lock, refused, tidy
 from supervisor.app.first_plan import first_plan
+from supervisor.app.stores.changed_sysctls import ChangedSysctls
 from supervisor.app.stores.state_store import forget
 from supervisor.clients.cgroup import ClientGroup
 from supervisor.clients.process_journal import Journal
@@ -27,9 +28,9 @@ from supervisor.kernel.maintenance import cleanup, preview, remove_devices
 from tunnels.registry import KINDS
 
 
-async def clean(runtime_dir: Path, name: str, keep: bool = False) -> list[str]:
-    """End leftover processes and take everything of ours out of the kernel; one line each. CannotStart: a
-    daemon runs.
+async def clean(runtime_dir: Path, state_dir: Path, name: str, keep: bool = False) -> list[str]:
+    """End leftover processes, put back the host's settings, and take everything of ours out of the kernel;
+    one line each. CannotStart: a daemon runs.
 
     `name`: the facilitator's. `keep`: the kernel's part stays. Without clients it leads nowhere, so the
     destinations are closed, as `on_exit: keep` wants it.
@@ -43,7 +44,7 @@ async def clean(runtime_dir: Path, name: str, keep: bool = False) -> list[str]:
             lines += [f"ended process {pid} of {tunnel}" for tunnel, pid in ended]
             ClientGroup(name).remove()
         with _explained():
-            lines += [] if keep else [f"removed {change.item}" for change in await cleanup()]
+            lines += [] if keep else await cleanup(ChangedSysctls(state_dir))
             lines += [f"removed device {name}" for name in await remove_devices()]
         disk.make_way(runtime_dir / disk.CONTROL_SOCKET)
         forget(runtime_dir)

@@ -195,6 +195,7 @@ class Daemon:
         background.start("endpoints", EndpointWatch(lambda: engine.snapshot, parts.kinds, post).run)
         background.start("status page samples", reports.page_model.run)
         background.start("host watch", watchers.host.run)
+        background.start("http address", watchers.http.run)
         watchers.loop.start()
         background.start("loop watchdog", watchers.loop.run)
         if watchers.loop.last_stack:

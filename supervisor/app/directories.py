@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from supervisor import disk
+from supervisor.app.stores.changed_sysctls import NAME as CHANGED_SYSCTLS
 from supervisor.app.stores.last_configuration import NAME as LAST_CONFIGURATION
 from supervisor.app.stores.last_end import NAME as LAST_END
 from supervisor.app.stores.second_sessions import NAME as SECOND_SESSIONS
@@ -34,6 +35,7 @@ _STATE = (
     LAST_END,
     LAST_CONFIGURATION,
     CLOSED,
+    CHANGED_SYSCTLS,
     *(f"{name}{suffix}" for name in _DATABASES for suffix in ("", "-wal", "-shm")),
 )
 

@@ -5,6 +5,7 @@ those name in turn.
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -22,15 +23,44 @@ def load(path: Path, kinds: Mapping[str, AnyKind]) -> Config:
 
 
 def text_of(path: Path) -> str:
-    """The text of a configuration file. CannotStart: it cannot be read."""
+    """The text of a configuration file. CannotStart: it cannot be read (NO_RIGHT: by this user)."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise CannotStart(Exit.CONFIG, f"{path} is not text in UTF-8") from None
+    except PermissionError:
+        text = f"the user {_user()} may not read the configuration {path}; {_permitting(path)}"
+        raise CannotStart(Exit.NO_RIGHT, text) from None
+    except FileNotFoundError:
+        text = f"there is no configuration {path}; write it, or name another one with -c FILE"
+        raise CannotStart(Exit.CONFIG, text) from None
     except OSError as error:
-        raise CannotStart(
-            Exit.CONFIG, f"cannot read the configuration {path}: {error.strerror}; name another with -c"
-        ) from None
+        text = f"cannot read the configuration {path}: {error.strerror}; name another one with -c FILE"
+        raise CannotStart(Exit.CONFIG, text) from None
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _permitting(path: Path) -> str:
+    """What root does about a file that this user may not read."""
+    closed = [each for each in reversed(path.absolute().parents) if not _passable(each)]
+    if closed:
+        return f"its directory {closed[0]} is closed to it: chmod 0755 {closed[0]}"
+    return f"do: chgrp facilitator {path} && chmod 0640 {path}"
+
+
+def _passable(directory: Path) -> bool:
+    return os.access(directory, os.X_OK, effective_ids=True)
+
+
+def code_of(problem: ConfigErrors | CannotStart) -> Exit:
+    """The exit code of a command that ends for it."""
+    return problem.code if isinstance(problem, CannotStart) else Exit.CONFIG
 
 
 def errors_of(problem: ConfigErrors | CannotStart) -> list[str]:

@@ -1,5 +1,5 @@
-"""Opens the daemon's sockets: the control socket in `runtime_dir`, and HTTP or HTTPS. CannotStart if one
-cannot be.
+"""Opens the daemon's sockets: the control socket in `runtime_dir`, and HTTP or HTTPS. CannotStart if the
+first cannot be; the second is tried again while the tunnels run (`supervisor.app.watchers.http_address`).
 """
 
 from __future__ import annotations
@@ -31,19 +31,25 @@ def server_tls(tls: Tls | None) -> ServerTls | None:
 
 
 async def listen(parts: Parts, api: HTTPApi, control: Path, address: Listen, tls: ServerTls | None) -> None:
-    """Open the control socket and the HTTP server; `Servers.serve` answers. CannotStart."""
+    """Open the control socket and the HTTP server; `Servers.serve` answers. CannotStart: no control socket,
+    or no right to the port.
+    """
     from supervisor.control.client import KEY_FILE
     from supervisor.control.peer_credentials import ClientGuard, new_key
 
     with _required(f"cannot listen on {control}; see facilitator.runtime_dir"):
         guard = ClientGuard(parts.data_plane.runner.is_client, new_key(control.with_name(KEY_FILE)))
         await parts.servers.listen_unix(api.control(guard), control)
-    with _required(f"cannot listen on {address}; see http.listen"):
+
+    async def listen_http() -> None:
         if tls is None:
             await parts.servers.listen_tcp(api.public(), address.host, address.port, None)
         else:
             await parts.servers.listen_tcp(api.public(tls.refusal), address.host, address.port, tls.context)
             parts.watchers.tls.start(tls)
+
+    with _required(f"cannot listen on {address}; see http.listen"):
+        await parts.watchers.http.open(str(address), listen_http)
     parts.servers.close_unused()
 
 

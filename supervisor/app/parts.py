@@ -18,6 +18,7 @@ from supervisor.app.watchers.auditing import Auditing
 from supervisor.app.watchers.certificates import Certificates
 from supervisor.app.watchers.client_files import ClientFiles
 from supervisor.app.watchers.configuration import ConfigurationFile
+from supervisor.app.watchers.http_address import HttpAddress
 from supervisor.app.watchers.loop_watchdog import LoopWatchdog
 from supervisor.app.watchers.server_tls import TlsRenewal
 from supervisor.clients.cgroup import ClientGroup
@@ -84,6 +85,7 @@ class Watchers:
     host: HostWatch
     configuration: ConfigurationFile
     loop: LoopWatchdog
+    http: HttpAddress
 
 
 @dataclass(frozen=True, slots=True)

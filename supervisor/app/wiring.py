@@ -29,6 +29,7 @@ from supervisor.app.owner import Owner
 from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
 from supervisor.app.preflight.host_watch import HostWatch
 from supervisor.app.status_line import SystemdStatus
+from supervisor.app.stores.changed_sysctls import ChangedSysctls
 from supervisor.app.stores.last_configuration import LastConfiguration
 from supervisor.app.stores.last_end import LastEnd
 from supervisor.app.stores.second_sessions import SecondSessions
@@ -40,6 +41,7 @@ from supervisor.app.watchers.auditing import Auditing
 from supervisor.app.watchers.certificates import Certificates
 from supervisor.app.watchers.client_files import ClientFiles
 from supervisor.app.watchers.configuration import ConfigurationFile
+from supervisor.app.watchers.http_address import HttpAddress
 from supervisor.app.watchers.loop_watchdog import LoopWatchdog
 from supervisor.app.watchers.server_tls import TlsRenewal
 from supervisor.clients.cgroup import ClientGroup
@@ -166,7 +168,8 @@ def build(config: Config, inputs: RunInputs) -> Parts:
 
 def _data_plane(base: _Base, host: HostWatch, owner: Owner, kept: Mapping[str, str]) -> DataPlane:
     """`kept`: what spares the next login, by slot."""
-    network = KernelNetwork(base.inbox.post, _log_warning, changed=host.changed)
+    first = ChangedSysctls(base.state_dir)
+    network = KernelNetwork(base.inbox.post, _log_warning, changed=host.changed, first=first)
     base.closing.add("network", lambda: network.close(keep=True))
     private = (*base.files.directories, base.state_dir)
     group = None if owner.spares_clients else ClientGroup(base.identity.facilitator)
@@ -206,7 +209,8 @@ def _watchers(base: _Base, host: HostWatch, path: Path) -> Watchers:
     base.closing.add("configuration file", configuration.close)
     loop = LoopWatchdog(base.runtime_dir, lambda: stalled(base.engine), time.monotonic)
     base.closing.add("loop watchdog", loop.stop)
-    return Watchers(inputs, client_files, certificates, tls, host, configuration, loop)
+    address = HttpAddress(base.inbox.post)
+    return Watchers(inputs, client_files, certificates, tls, host, configuration, loop, address)
 
 
 def _history(base: _Base) -> History:
@@ -309,6 +313,7 @@ def _outputs(
             watchers.host,
             watchers.configuration,
             watchers.loop,
+            watchers.http,
         ),
         keepers=(stores.records,),
     )

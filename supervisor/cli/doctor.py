@@ -28,7 +28,7 @@ def doctor(config: Path, as_json: bool, no_files: bool) -> None:
     \b
     Example: sudo facilitator doctor -c /etc/facilitator/config.yaml
     """
-    from supervisor.app.files import errors_of, load
+    from supervisor.app.files import code_of, errors_of, load
     from supervisor.app.preflight.gather import diagnose
     from supervisor.config.problems import ConfigErrors
     from supervisor.core.preflight import Severity
@@ -39,7 +39,7 @@ def doctor(config: Path, as_json: bool, no_files: bool) -> None:
     except (ConfigErrors, CannotStart) as problem:
         for line in errors_of(problem):
             say(line, err=True)
-        sys.exit(Exit.CONFIG)
+        sys.exit(code_of(problem))
     findings = diagnose(config, valid, KINDS, with_files=not no_files)
     fit = all(finding.severity is not Severity.PROBLEM for finding in findings)
     if as_json:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 import click
 
 from supervisor import disk
-from supervisor.cli.options import config_option, facilitator_name, fail, refused, runtime_dir, socket_option
+from supervisor.cli.options import (
+    config_option,
+    facilitator_name,
+    fail,
+    named,
+    refused,
+    runtime_dir,
+    socket_option,
+    state_dir,
+)
 from supervisor.cli.output import say
 from supervisor.cli.plan import plan_text
 from supervisor.control.client import ControlClient, Refused, Unreachable
@@ -60,9 +69,9 @@ def check(config: Path, no_files: bool) -> None:
 
     valid = _load(config)
     remarks = [] if no_files else _files(config, valid)
-    warnings = (str(each) for each in remarks if each.weight is Weight.WARNING)
-    for warning in (*valid.warnings, *_missing(valid), *warnings):
-        say(str(warning), err=True)
+    missing = (*_missing(valid), *(str(each) for each in remarks if each.weight is Weight.WARNING))
+    for warning in (*map(str, valid.warnings), *(f"warning: {text}" for text in missing)):
+        say(warning, err=True)
     for remark in remarks:
         if remark.weight is Weight.READS:
             say(str(remark))
@@ -108,11 +117,15 @@ def _missing(config: Config) -> list[str]:
 def plan(config: Path, socket_path: Path | None, no_files: bool) -> None:
     """Show the routes, rules and NAT that are wanted, and how the kernel differs.
 
-    Asks the running daemon; without one, says what the file would bring with no tunnel up.
+    Asks the running daemon; without one, says what the default file would bring with no tunnel up. A file
+    that is named with -c is always planned itself, whatever runs.
 
     \b
-    Example: facilitator plan
+    Example: facilitator plan -c new.yaml
     """
+    if socket_path is None and named(click.get_current_context(), "config"):
+        say(*plan_text(_plan_from(_load(config))))
+        return
     try:
         answer: PlanDocument = ControlClient(socket_path or runtime_dir(config) / disk.CONTROL_SOCKET).get(
             "/api/v1/plan"
@@ -155,7 +168,8 @@ def close(config: Path) -> None:
     help="What an orderly end would have done: with `on_exit: keep` the destinations stay closed.",
 )
 def cleanup(config: Path, on_exit: bool) -> None:
-    """Remove every route, rule, table, device and process that is ours. The daemon must not be running.
+    """Remove every route, rule, table, interface and process that is ours, and put back the sysctls that the
+    daemon has changed. It must not be running.
 
     \b
     Example: facilitator cleanup
@@ -166,6 +180,7 @@ def cleanup(config: Path, on_exit: bool) -> None:
         removed = asyncio.run(
             clean(
                 runtime_dir(config),
+                state_dir(config),
                 facilitator_name(config),
                 keep=on_exit and _load(config).on_exit == "keep",
             )
@@ -177,7 +192,7 @@ def cleanup(config: Path, on_exit: bool) -> None:
 
 
 def _load(path: Path) -> Config:
-    from supervisor.app.files import errors_of, load
+    from supervisor.app.files import code_of, errors_of, load
     from supervisor.config.problems import ConfigErrors
     from tunnels.registry import KINDS
 
@@ -186,7 +201,7 @@ def _load(path: Path) -> Config:
     except (ConfigErrors, CannotStart) as problem:
         for line in errors_of(problem):
             say(line, err=True)
-        sys.exit(Exit.CONFIG)
+        sys.exit(code_of(problem))
 
 
 def _plan_from(config: Config) -> PlanDocument:

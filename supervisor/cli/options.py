@@ -18,6 +18,7 @@ from supervisor.core.exits import Exit
 from supervisor.run_arguments import default_config
 
 DEFAULT_RUNTIME_DIR = "/run/facilitator"
+DEFAULT_STATE_DIR = "/var/lib/facilitator"
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -43,11 +44,16 @@ def config_option(command: AnyFunction) -> AnyFunction:
     return click.option(
         "-c",
         "--config",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         default=default_config(),
         show_default=True,
         help="The configuration file; $FACILITATOR_CONFIG names another default.",
     )(command)
+
+
+def named(context: click.Context, option: str) -> bool:
+    """Was this option given on the command line (and not by a default or the environment)?"""
+    return context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
 
 
 def socket_option(command: AnyFunction) -> AnyFunction:
@@ -82,6 +88,11 @@ def refused(error: Refused) -> NoReturn:
 def runtime_dir(config: Path) -> Path:
     """The runtime directory from the configuration file, or the default."""
     return Path(_of_facilitator(config, "runtime_dir") or DEFAULT_RUNTIME_DIR)
+
+
+def state_dir(config: Path) -> Path:
+    """The state directory from the configuration file, or the default."""
+    return Path(_of_facilitator(config, "state_dir") or DEFAULT_STATE_DIR)
 
 
 def facilitator_name(config: Path) -> str:

@@ -7,6 +7,7 @@ anything.
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import click
@@ -33,6 +34,12 @@ def say(*parts: str, err: bool = False) -> None:
 def say_json(document: Any) -> None:
     """Print a document as JSON, which escapes control characters."""
     click.echo(json.dumps(document, indent=2).replace("\x7f", "\\u007f"))
+
+
+def say_json_line(document: Any) -> None:
+    """Print a document as JSON in one line, at once: another program reads it as it comes."""
+    click.echo(json.dumps(document, separators=(",", ":")).replace("\x7f", "\\u007f"))
+    sys.stdout.flush()
 
 
 def prompt(question: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from supervisor.cli.options import ask, fail, socket_option, tunnel_name
-from supervisor.cli.output import prompt, say, say_json
+from supervisor.cli.output import prompt, say, say_json, say_json_line
 from supervisor.control.client import ControlClient
 from supervisor.core.exits import Exit
 from supervisor.core.views.drain_text import flows_left
@@ -19,6 +20,7 @@ from supervisor.core.views.drain_text import flows_left
 if TYPE_CHECKING:
     from supervisor.core.views.documents import QuestionDocument, ReloadDocument, StatusDocument, TunnelStatus
 
+_REFRESH_SECONDS = 1.0  # of `status --watch`
 _WAIT_SECONDS = 90  # how long start, stop and restart wait for the result
 
 
@@ -32,6 +34,8 @@ def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_
 
     Exit code 3: a tunnel is not up.
 
+    With --watch and --json: one document a line, one line a second, also into a pipe.
+
     \b
     Example: facilitator status --watch
     """
@@ -43,7 +47,12 @@ def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_
         return _only(whole, tunnel)
 
     if watch:
-        _watch(document)
+        if not as_json and not sys.stdout.isatty():
+            fail(
+                Exit.USAGE,
+                "status --watch draws on a terminal, and the output is none; add --json for one document a line",
+            )
+        _watch(_json_lines if as_json else _screen, document)
         return
     now = document()
     if as_json:
@@ -77,25 +86,31 @@ def _only(document: StatusDocument, tunnel: str | None) -> StatusDocument:
     return {**document, "tunnels": chosen}
 
 
-def _watch(document: Callable[[], StatusDocument]) -> None:
+def _watch(
+    show: Callable[[Callable[[], StatusDocument]], None], document: Callable[[], StatusDocument]
+) -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        show(document)
+
+
+def _json_lines(document: Callable[[], StatusDocument]) -> None:
+    while True:
+        say_json_line(document())
+        time.sleep(_REFRESH_SECONDS)
+
+
+def _screen(document: Callable[[], StatusDocument]) -> None:
     from rich.live import Live
 
     from supervisor.cli.console import screen
     from supervisor.cli.status_table import status_view
 
     console = screen()
-    try:
-        with Live(
-            status_view(document(), console.width),
-            console=console,
-            auto_refresh=False,
-            screen=console.is_terminal,
-        ) as live:
-            while True:
-                time.sleep(1.0)
-                live.update(status_view(document(), console.width), refresh=True)
-    except KeyboardInterrupt:
-        return
+    first = status_view(document(), console.width)
+    with Live(first, console=console, auto_refresh=False, screen=True) as live:
+        while True:
+            time.sleep(_REFRESH_SECONDS)
+            live.update(status_view(document(), console.width), refresh=True)
 
 
 def _order(

@@ -74,6 +74,27 @@ def leftovers(journal: Journal, spared: Container[str] = ()) -> list[Leftover]:
     return list(found.values())
 
 
+def other_homes(runtime_dir: Path) -> dict[Path, list[tuple[str, int]]]:
+    """Processes of sessions that were started in this network namespace with another runtime_dir: tunnel and
+    pid of each, by that directory. Whether a daemon supervises them is not known here. Reads all of /proc,
+    once.
+    """
+    found: dict[Path, list[tuple[str, int]]] = {}
+    for pid in processes.all_pids():
+        words = (processes.tag_of(pid) or "").rsplit("/", 2)
+        if len(words) == 3 and words[0] != str(runtime_dir.resolve()) and _beside_us(pid):
+            found.setdefault(Path(words[0]), []).append((words[1], pid))
+    return found
+
+
+def _beside_us(pid: int) -> bool:
+    """It lives in our network namespace. (A zombie has no environment, so no tag either.)"""
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino
+    except OSError:
+        return False
+
+
 async def sweep(
     journal: Journal, spared: Container[str] = (), grace: float = GRACE_SECONDS
 ) -> list[tuple[str, int]]:

@@ -29,11 +29,15 @@ class Problem:
     position: Position
     where: KeyPath
     text: str
+    warning: bool = False  # allowed, and may surprise; False: an error
 
     def __str__(self) -> str:
-        """`FILE:LINE:COLUMN: tunnels.acme-dc.destinations.0: what is wrong`."""
+        """`FILE:LINE:COLUMN: tunnels.acme-dc.destinations.0: what is wrong`; of a warning with that word
+        before the path.
+        """
+        word = "warning: " if self.warning else ""
         path = f"{one_line(dotted(self.where))}: " if self.where else ""
-        return f"{self.file}:{self.position.line}:{self.position.column}: {path}{self.text}"
+        return f"{self.file}:{self.position.line}:{self.position.column}: {word}{path}{self.text}"
 
 
 class ConfigErrors(Exception):
@@ -64,7 +68,8 @@ class Report:
 
     def warning(self, position: Position, where: KeyPath, text: str) -> None:
         """Add a warning: something that is allowed and may surprise."""
-        self._warnings.setdefault((position, text), Problem(self.file, position, where, one_line(text)))
+        problem = Problem(self.file, position, where, one_line(text), warning=True)
+        self._warnings.setdefault((position, text), problem)
 
     @property
     def warnings(self) -> tuple[Problem, ...]:

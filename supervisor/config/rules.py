@@ -16,9 +16,9 @@ from supervisor.config.overlaps import DestinationClaim, collisions
 from supervisor.config.problems import Report
 from supervisor.config.tunnel_entries import TunnelEntry
 from supervisor.config.yaml_document import Group, Listing
-from tunnels.base import AnyKind, Carrier, device_name
+from tunnels.base import CLIENT_SETTINGS, Carrier, device_name
 from tunnels.networks import MOST_TUNNELS, IPNetwork
-from tunnels.settings import Destination, Secret, Settings, Tunnel
+from tunnels.settings import Destination, Tunnel
 from tunnels.targets import parse_target
 
 _SPECIAL = tuple(
@@ -219,29 +219,10 @@ def _warn_unreached_targets(checked: Checked, tunnel: Tunnel) -> None:
 def _warn_unused(checked: Checked, entry: TunnelEntry, tunnel: Tunnel) -> None:
     """Warn of settings of the tunnel itself that its kind does not use; defaults are meant for all kinds."""
     assert entry.kind is not None
-    unused: list[tuple[str, ...]] = [("device",), ("mtu",)] if entry.kind.carrier is Carrier.PROXY else []
-    used = _secrets(entry.kind, tunnel)
-    if used is not None:
-        unused += [
-            ("login", name)
-            for name, value in _fields(tunnel.login)
-            if isinstance(value, Secret) and value not in used
-        ]
-    unused += [("reconnect", "planned")] if entry.kind.unlimited_session else []
+    unused = sorted(CLIENT_SETTINGS - entry.kind.uses(tunnel))
+    unused += ["reconnect.planned"] if entry.kind.unlimited_session else []
     for path in unused:
-        where = ("tunnels", tunnel.name, *path)
+        where = ("tunnels", tunnel.name, *path.split("."))
         place = find_key(checked.file, where)
         if place.where == where and place.node.plain() is not None:
-            checked.report.warning(place.position, where, f"kind {tunnel.kind} makes no use of this")
-
-
-def _secrets(kind: AnyKind, tunnel: Tunnel) -> set[Secret] | None:
-    """The secrets that the kind reads; None: unknown, because its code has a fault (the daemon says so)."""
-    try:
-        return {source.where for source in kind.inputs(tunnel) if isinstance(source.where, Secret)}
-    except Exception:
-        return None
-
-
-def _fields(settings: Settings) -> Iterator[tuple[str, Any]]:
-    return ((name, getattr(settings, name)) for name in type(settings).model_fields)
+            checked.report.warning(place.position, where, f"ignored by kind {tunnel.kind}")

@@ -1,16 +1,17 @@
 """The servers of the HTTP API: the control socket, and TCP with limits (`supervisor.control.listener`).
 
-listen_unix, listen_tcp: bind, so that an address in use ends the start; connections wait in the backlog
+listen_unix, listen_tcp: bind; connections wait in the backlog
 -> serve: they are answered
 """
 
 from __future__ import annotations
 
+import asyncio
 import grp
 import os
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ class Servers:
         self._sites: list[web.SockSite] = []  # that are not served yet
         self._listeners: list[Listener] = []
         self._listening: dict[str, Sequence[socket.socket]] = {}
+        self._serving = False
 
     async def listen_unix(self, app: web.Application, path: Path) -> None:
         """Listen on a unix socket that only its user and the group `facilitator` can open. OSError when it
@@ -70,16 +72,27 @@ class Servers:
         tls: ssl.SSLContext | None,
         timeouts: Timeouts | None = None,
     ) -> None:
-        """Listen on TCP. OSError when the address cannot be bound."""
+        """Listen on TCP. OSError when the address cannot be bound: nothing was done, and it may be tried
+        again.
+        """
+        protocols: list[Callable[[], asyncio.Protocol]] = []
+
+        def protocol() -> asyncio.Protocol:
+            return protocols[0]()
+
+        listener = Listener(protocol, tls, timeouts or Timeouts())
+        await listener.open(host, port, self._given.pop(f"{host}:{port}", []))
         server = (await self._runner(app)).server
         assert server is not None
-        listener = Listener(server, tls, timeouts or Timeouts())
-        await listener.open(host, port, self._given.pop(f"{host}:{port}", []))
+        protocols.append(server)
         self._listeners.append(listener)
         self._listening[f"{host}:{port}"] = listener.sockets
+        if self._serving:
+            listener.start_accepting()
 
     async def serve(self) -> None:
         """Answer from now on, also connections that wait."""
+        self._serving = True
         while self._sites:
             await self._sites.pop().start()
         for listener in self._listeners:

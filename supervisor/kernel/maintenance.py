@@ -17,6 +17,7 @@ from supervisor.kernel.conntrack.flow_moves import ALL_LANES, end
 from supervisor.kernel.errors import Occupied, explained
 from supervisor.kernel.netlink.socket import AsyncNetlink
 from supervisor.kernel.state import opened
+from supervisor.kernel.sysctl import FirstValues, put_back
 
 
 async def preview(plan: NetworkPlan) -> tuple[Change, ...]:
@@ -28,9 +29,9 @@ async def preview(plan: NetworkPlan) -> tuple[Change, ...]:
         return tuple(await missing(await kernel.read(), plan, kernel.host))
 
 
-async def cleanup() -> tuple[Change, ...]:
-    """Remove every route and rule with our protocol number, and the table `inet facilitator`; what was
-    removed. Our flows are forgotten.
+async def cleanup(first: FirstValues | None = None) -> tuple[str, ...]:
+    """Put back the host's settings, and remove every route and rule with our protocol number, and the table
+    `inet facilitator`; a line for each. Our flows are forgotten.
 
     Occupied, and nothing is removed, when the table belongs to a running daemon; MissingRight without
     CAP_NET_ADMIN.
@@ -38,6 +39,7 @@ async def cleanup() -> tuple[Change, ...]:
     async with opened() as kernel:
         if await kernel.nftables.occupied():
             raise Occupied
+        lines = [] if first is None else put_back(first)  # before anything that closes goes
         kernel.look_at_devices(())
         kernel.layout = replace(await kernel.read(), table=(await kernel.nftables.read()).present)
         changes = diff(kernel.layout, Layout())
@@ -46,7 +48,7 @@ async def cleanup() -> tuple[Change, ...]:
             raise explained(error, change) from error
         with conntrack_socket() as netlink:
             end(netlink, ALL_LANES)
-        return changes
+        return *lines, *(f"removed {change.item}" for change in changes)
 
 
 async def remove_devices(kind: str = "wireguard") -> tuple[str, ...]:

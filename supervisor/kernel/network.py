@@ -39,7 +39,7 @@ from supervisor.kernel.interfaces import Interfaces, Presence
 from supervisor.kernel.nft.messages import OWNER, PERSIST
 from supervisor.kernel.notifications import EVERYTHING, Callback, KernelPart, Notifications, ignore
 from supervisor.kernel.state import KernelState
-from supervisor.kernel.sysctl import Note, Sysctls
+from supervisor.kernel.sysctl import FirstValues, Note, Sysctls, put_back
 
 DEBOUNCE_SECONDS = 0.003  # in which further notifications of the same happening arrive
 RESYNC_SECONDS = 60.0  # between two full readings
@@ -59,13 +59,15 @@ class KernelNetwork:
         note: Note,
         table_flags: int = OWNER | PERSIST,
         changed: Callback = ignore,
+        first: FirstValues | None = None,
     ) -> None:
         self._post = post
         self._note = note
         self._kernel = KernelState(table_flags)
         self._interfaces = Interfaces(self._kernel.routes.netlink, post, note)
         self._hints = Notifications(self._hinted_at, lambda: self._kernel.ports, changed)
-        self._sysctls = Sysctls(note)
+        self._first = first
+        self._sysctls = Sysctls(note, first=first)
         self._plan = NetworkPlan()
         self._switch = TunnelSwitch(self._wake, note)
         self._target = NetworkPlan()  # the plan, with lanes still open that are being given up
@@ -167,7 +169,7 @@ class KernelNetwork:
         """End; a second time does nothing.
 
         `keep`: everything stays as it is, closed for destinations whose tunnel is gone; else all that is ours
-        is removed.
+        is removed, and the host's settings are put back.
         """
         started, self._task = self._task, None
         if started is not None:
@@ -176,6 +178,9 @@ class KernelNetwork:
         self._hints.close()
         try:
             if started is not None and not keep:
+                if self._first is not None:
+                    for line in put_back(self._first):  # before anything that closes goes
+                        self._note(line, {})
                 self._kernel.layout = await self.read()
                 await self._carry_out(diff(replace(self._kernel.layout, table=True), Layout()))
                 self._switch.end_all()

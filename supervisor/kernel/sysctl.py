@@ -10,13 +10,69 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tunnels.drivers.netlink import UNTRUSTED
 
 Note = Callable[[str, Mapping[str, object]], None]
 
 _ROOT = Path("/proc/sys/net")
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedSysctl:
+    """A setting that was changed: its value before, and the one that it has by us."""
+
+    first: str
+    ours: str
+
+
+class FirstValues(Protocol):
+    """Remembers what settings were before the daemon changed them, by path below /proc/sys/net."""
+
+    @property
+    def changed(self) -> Mapping[str, ChangedSysctl]:
+        """What is known, the earliest change first."""
+
+    def keep(self, changes: Mapping[str, ChangedSysctl]) -> None:
+        """These are about to be changed; of those that are known already the first value stays."""
+
+    def forget(self) -> None:
+        """All were put back."""
+
+
+def put_back(first: FirstValues, root: Path = _ROOT) -> list[str]:
+    """Give settings their first values again, the last change first; one line for each. One that somebody
+    else has changed since keeps its value, also where the kernel sets it along with another.
+    """
+    changes = list(first.changed.items())[::-1]
+    current = {name: found for name, _ in changes if (found := _read(root / name)) is not None}
+    lines = []
+    for name, change in changes:
+        if (found := current.get(name)) is None:  # its interface is gone
+            continue
+        mine = found == change.ours
+        if not mine and found != change.first:
+            lines.append(f"kept {_key(name)} = {found}: somebody else has set it (before us: {change.first})")
+        wanted = change.first if mine else found
+        if _read(root / name) == wanted:
+            continue
+        try:
+            (root / name).write_text(wanted)
+            lines.append(f"put back {_key(name)} = {wanted} (was {found})")
+        except OSError as error:
+            lines.append(f"kept {_key(name)} = {found}: {error.strerror} (before us: {change.first})")
+    first.forget()
+    return lines
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
 
 
 class Sysctls:
@@ -27,8 +83,10 @@ class Sysctls:
     us.)
     """
 
-    def __init__(self, note: Note, root: Path = _ROOT) -> None:
+    def __init__(self, note: Note, root: Path = _ROOT, first: FirstValues | None = None) -> None:
+        """`first`: where the values before each change are kept; None: nowhere."""
         self._note = note
+        self._first = first
         self._root = root
         self._noted: set[str] = set()
         self._kept: set[str] = set()  # what was seen right
@@ -91,14 +149,14 @@ class Sysctls:
 
     def accept_replies(self, device: str) -> None:
         """No reverse-path filter on a tunnel's device: our own rules are stricter."""
-        self._want(f"ipv4/conf/{device}/rp_filter", "0")
+        self._want(f"ipv4/conf/{device}/rp_filter", "0", lasting=False)
 
     def distrust(self, device: str) -> None:
         """A remote gateway must not configure this host: no router advertisements, no addresses
         from them, no redirects.
         """
         for setting in UNTRUSTED:
-            self._want(setting.format(device), "0")
+            self._want(setting.format(device), "0", lasting=False)
 
     def tell_of_flows(self) -> None:
         """Have the kernel send an event for the end of every flow, not only of flows that began while
@@ -108,6 +166,7 @@ class Sysctls:
         """
         with contextlib.suppress(OSError):
             if self._get("netfilter/nf_conntrack_events") == "2":
+                self._remember("netfilter/nf_conntrack_events", "2", "1")
                 self._write("netfilter/nf_conntrack_events", "1")
 
     def allow_ping(self, group: int | None = None) -> None:
@@ -133,13 +192,16 @@ class Sysctls:
                     )
             self._kept.add(name)
 
-    def _want(self, name: str, value: str) -> bool:
+    def _want(self, name: str, value: str, lasting: bool = True) -> bool:
+        """`lasting`: of the host; else of an interface of ours, with which it vanishes."""
         current = self._get(name)
         if current == value:
             return True
         if current is None:
             return False  # the device is gone, or the kernel has no such thing
         try:
+            if lasting:
+                self._remember(name, current, value)
             self._write(name, value)
         except FileNotFoundError:
             return False
@@ -150,6 +212,27 @@ class Sysctls:
 
     def _write(self, name: str, value: str) -> None:
         (self._root / name).write_text(value)
+
+    def _remember(self, name: str, before: str, value: str) -> None:
+        """Keep the value before this change, and those of what the kernel changes along with it."""
+        if self._first is not None:
+            self._first.keep(self._followers(name, value) | {name: ChangedSysctl(before, value)})
+
+    def _followers(self, name: str, value: str) -> dict[str, ChangedSysctl]:
+        """What the kernel sets along with this setting (inet_forward_change, addrconf_fixup_forwarding): the
+        forwarding of every interface, and for IPv4 whether the host accepts redirects.
+        """
+        family = {"ipv4/ip_forward": "ipv4", "ipv6/conf/all/forwarding": "ipv6"}.get(name)
+        if family is None:
+            return {}
+        follow = {f"{family}/conf/{device}/forwarding": value for device in self._devices(family)}
+        if family == "ipv4":
+            follow["ipv4/conf/all/accept_redirects"] = "0"
+        return {
+            each: ChangedSysctl(before, ours)
+            for each, ours in follow.items()
+            if each != name and (before := self._get(each)) is not None
+        }
 
     def _complain(self, name: str, current: str, value: str, error: OSError) -> None:
         if name not in self._noted:

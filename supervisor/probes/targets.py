@@ -39,7 +39,7 @@ async def probe(target: str, path: ProbePath, timeout: float) -> float | None:
                 case "icmp":
                     await _icmp(host, path)
                 case "tcp":
-                    await _tcp(host, port or 0, path, timeout)
+                    started += await _tcp(host, port or 0, path, timeout)
                 case "http":
                     await _http(host, port or 80, url.path or "/", path)
     except (TimeoutError, OSError):
@@ -76,30 +76,36 @@ async def _icmp(host: str, path: ProbePath) -> None:
                 return
 
 
-async def _tcp(host: str, port: int, path: ProbePath, timeout: float) -> None:
+async def _tcp(host: str, port: int, path: ProbePath, timeout: float) -> float:
     """Through an interface a finished handshake or a refusal proves the path; through a proxy, which
-    completes handshakes itself, only received bytes do.
+    completes handshakes itself, only received bytes do. Returns the seconds in which nothing was asked, which
+    are no latency.
     """
     loop = asyncio.get_running_loop()
     with bound_socket(host, socket.SOCK_STREAM, 0, path) as sock:
         if path.device is not None:
             with contextlib.suppress(ConnectionRefusedError):
                 await loop.sock_connect(sock, (host, port))
-        else:
-            await loop.sock_connect(sock, (host, port))
-            await _provoke_answer(sock, host, timeout * _BANNER_SHARE)
+            return 0.0
+        await loop.sock_connect(sock, (host, port))
+        return await _provoke_answer(sock, host, timeout * _BANNER_SHARE)
 
 
-async def _provoke_answer(sock: socket.socket, host: str, banner_seconds: float) -> None:
+async def _provoke_answer(sock: socket.socket, host: str, banner_seconds: float) -> float:
     """Wait for the banner of a server that speaks first; then send an HTTP request, to which servers of other
-    text protocols answer by an error.
+    text protocols answer by an error. Returns the seconds that it waited for a banner in vain.
     """
+    loop = asyncio.get_running_loop()
+    started = loop.time()
     try:
         async with asyncio.timeout(banner_seconds):
             await _receive(sock)
+            return 0.0
     except TimeoutError:
-        await asyncio.get_running_loop().sock_sendall(sock, head(host, "/"))
+        asked = loop.time()
+        await loop.sock_sendall(sock, head(host, "/"))
         await _receive(sock)
+        return asked - started
 
 
 async def _http(host: str, port: int, resource: str, path: ProbePath) -> None:

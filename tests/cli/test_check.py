@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from supervisor.cli import main
+from supervisor.core.exits import Exit
 
 CONFIG = """\
 staff: {networks: [10.8.0.0/16]}
@@ -243,3 +246,41 @@ def test_what_a_profile_loses_is_said_and_is_no_mistake(tmp_path: Path) -> None:
     assert code == 0, lines
     for start in ("3: lport is", "4: up is", "5: shaper is", "6: dhcp-option is"):
         assert [line for line in lines if line.startswith(f"acme: acme.ovpn:{start} left out: ")], lines
+
+
+# --- a configuration that cannot be read
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("command", ["check", "doctor", "plan", "run"])
+@pytest.mark.parametrize("closed", ["file", "directory"])
+def test_a_configuration_that_its_user_may_not_read(tmp_path: Path, command: str, closed: str) -> None:
+    """A right is missing (77), and the sentence says who may not read what, and what to do."""
+    with tempfile.TemporaryDirectory() as outer:
+        os.chmod(outer, 0o755)
+        config = Path(outer, "etc", "config.yaml")
+        config.parent.mkdir()
+        config.write_text(CONFIG)
+        config.chmod(0o600 if closed == "file" else 0o644)
+        config.parent.chmod(0o755 if closed == "file" else 0o700)
+        done = command_as_nobody([command, "-c", str(config)])
+    assert done.returncode == Exit.NO_RIGHT, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert f"nobody may not read the configuration {config}" in done.stderr
+    todo = f"chgrp facilitator {config} && chmod 0640 {config}"
+    assert (todo if closed == "file" else f"chmod 0755 {config.parent}") in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "doctor", "plan", "run"])
+def test_a_configuration_that_is_not_there(tmp_path: Path, command: str) -> None:
+    done = CliRunner().invoke(main, [command, "-c", str(tmp_path / "none.yaml")])
+    assert done.exit_code == Exit.CONFIG
+    assert f"there is no configuration {tmp_path}/none.yaml; write it" in done.output
+
+
+def command_as_nobody(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """A command of this checkout, run by the user nobody, who may read the checkout."""
+    argv = [sys.executable, "-m", "supervisor", *arguments]
+    return subprocess.run(
+        argv, capture_output=True, text=True, user="nobody", group="nogroup", extra_groups=[], check=False
+    )

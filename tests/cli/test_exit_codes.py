@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socketserver
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,3 +95,25 @@ def test_a_daemon_that_dies_while_it_answers(tmp_path: Path, command: list[str],
 def test_what_cannot_be_a_tunnel_is_wrong_usage(tmp_path: Path, command: str, name: str) -> None:
     code, said = call(tmp_path / "control.sock", [command, name])
     assert (code, "is not a name of a tunnel" in said) == (Exit.USAGE, True)
+
+
+def test_watch_into_a_pipe_is_refused_in_one_sentence_at_once(tmp_path: Path) -> None:
+    """There is a daemon: it is not asked."""
+    code, said = call(tmp_path / "control.sock", ["status", "--watch"])
+    assert code == Exit.USAGE
+    assert said.count("\n") == 1
+    assert "add --json" in said
+
+
+def test_watch_as_json_is_one_document_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    body = b'{"facilitator": "vpn1", "tunnels": []}'
+    command = [sys.executable, "-m", "supervisor", "status", "--watch", "--json", "--socket", str(path)]
+    with (
+        answering(path, HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body),
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching,
+    ):
+        assert watching.stdout is not None
+        lines = [watching.stdout.readline() for _ in range(2)]
+        watching.terminate()
+    assert [json.loads(line) for line in lines] == [json.loads(body)] * 2

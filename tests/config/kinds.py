@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from supervisor.config import Config, ConfigErrors, parse
-from tunnels.base import AnyKind, Carrier, Input, Kind, Launch
+from tunnels.base import CLIENT_SETTINGS, AnyKind, Carrier, Input, Kind, Launch
 from tunnels.settings import Secret, Tunnel
 
 
@@ -29,8 +29,9 @@ class PipeTunnel(Tunnel):
     options: tuple[str, ...] = ()
 
 
-def _kind(name: str, options: type[Any], carrier: Carrier, inputs: Any) -> AnyKind:
-    return Kind(name, options, carrier, inputs, lambda *_: Launch(()), lambda *_: None, ())  # type: ignore[arg-type]
+def _kind(name: str, options: type[Any], carrier: Carrier, inputs: Any, uses: frozenset[str]) -> AnyKind:
+    launch, dialogue = (lambda *_: Launch(())), (lambda *_: None)
+    return Kind(name, options, carrier, inputs, launch, dialogue, (), uses=lambda _: uses)  # type: ignore[arg-type]
 
 
 KINDS: Mapping[str, AnyKind] = {
@@ -39,9 +40,14 @@ KINDS: Mapping[str, AnyKind] = {
         Wire,
         Carrier.DEVICE,
         lambda t: (Input("password", t.login.password),) if t.login.password else (),
+        CLIENT_SETTINGS,
     ),
     "pipe": _kind(
-        "pipe", PipeTunnel, Carrier.PROXY, lambda t: (Input("identity", t.identity),) if t.identity else ()
+        "pipe",
+        PipeTunnel,
+        Carrier.PROXY,
+        lambda t: (Input("identity", t.identity),) if t.identity else (),
+        frozenset(),
     ),
 }
 

@@ -266,20 +266,20 @@ def test_what_a_kind_makes_no_use_of_is_said() -> None:
         + "    mtu: 1400\n    login: {password: {file: p}}\n"
     )
     assert warnings(text + "defaults: {device: x}\n") == [
-        "c.yaml:7:5: tunnels.acme.mtu: kind pipe makes no use of this",
-        "c.yaml:8:13: tunnels.acme.login.password: kind pipe makes no use of this",
+        "c.yaml:7:5: warning: tunnels.acme.mtu: ignored by kind pipe",
+        "c.yaml:8:13: warning: tunnels.acme.login.password: ignored by kind pipe",
     ]
 
 
 def test_a_probe_outside_of_the_tunnel_is_said() -> None:
     assert warnings(HEAD + "    probe: {targets: ['icmp://10.99.0.1']}\n") == [
-        "c.yaml:7:23: tunnels.acme.probe.targets.0: 10.99.0.1 lies in no destination of acme"
+        "c.yaml:7:23: warning: tunnels.acme.probe.targets.0: 10.99.0.1 lies in no destination of acme"
     ]
 
 
 def test_nobody_on_the_staff_is_said() -> None:
     assert warnings("tunnels: {}\n") == [
-        "c.yaml:1:1: staff.networks: no staff networks: nobody may enter the tunnels"
+        "c.yaml:1:1: warning: staff.networks: no staff networks: nobody may enter the tunnels"
     ]
 
 

@@ -364,6 +364,12 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
             "facilitator cleanup",
         ),
         (
+            host(daemon=DaemonFacts(7, orphans=(("acme", 42, "/run/old"), ("own", 43, "/run/old")))),
+            PROBLEM,
+            "another runtime_dir: acme (pid 42, /run/old), own (pid 43, /run/old)",
+            "kill 42 43",
+        ),
+        (
             host(
                 endpoints=(
                     Endpoint("acme: far side", "vpn.acme.example", error="its name cannot be resolved"),

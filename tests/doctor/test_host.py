@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ import pytest
 import yaml
 
 from common.netlink import text_attribute
+from supervisor.app.directories import lock, make_directory
 from supervisor.app.files import Files, load
 from supervisor.app.preflight import addresses, programs, resolving, stores
 from supervisor.app.preflight import host as machine
 from supervisor.app.preflight.gather import diagnose
 from supervisor.app.preflight.locations import Places
 from supervisor.app.preflight.requirements import requirements
+from supervisor.clients.processes import TAG
+from supervisor.clients.sweep import tag
 from supervisor.config import Config
 from supervisor.core.preflight import Finding, Severity
 from supervisor.kernel.inspect import foreign_rules
@@ -416,6 +420,25 @@ def test_foreign_listeners(alone: HostTree) -> None:
         found = alone.trouble()
     assert [finding.severity for finding in found] == [Severity.PROBLEM, Severity.WARNING]
     assert all(f"(pid {os.getpid()}) listens on port" in finding.text for finding in found)
+
+
+@pytest.mark.root
+def test_clients_of_a_daemon_with_another_runtime_dir(alone: HostTree, tmp_path: Path) -> None:
+    """Nobody supervises them, until somebody holds the lock of that directory."""
+    old = tmp_path / "old"
+    make_directory(old, "facilitator.runtime_dir")
+    environment = {TAG: tag(old, "acme", "beef")}
+    with subprocess.Popen(["sleep", "60"], env=environment) as orphan:
+        try:
+            (found,) = alone.trouble()
+            assert found.severity is Severity.PROBLEM
+            assert f"acme (pid {orphan.pid}, {old})" in found.text
+            assert found.hint.startswith(f"kill {orphan.pid}")
+            held = lock(old)
+            assert alone.trouble() == []
+            os.close(held)
+        finally:
+            orphan.kill()
 
 
 @pytest.mark.root

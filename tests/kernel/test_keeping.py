@@ -444,9 +444,9 @@ async def test_cleanup_removes_everything_and_says_what(netns: Namespace, table_
         pass
     netns.run(*["ip", "route", "add", "10.66.0.0/24", "dev", "t-acme", "proto", "173"])
     netns.run(*["ip", "rule", "add", "to", "10.66.0.0/24", "lookup", "66", "protocol", "173"])
-    removed = [str(change) for change in await cleanup()]
-    assert "- table inet facilitator" in removed
-    assert "- route 10.66.0.0/24 dev t-acme metric 0" in removed
+    removed = await cleanup()
+    assert "removed table inet facilitator" in removed
+    assert "removed route 10.66.0.0/24 dev t-acme metric 0" in removed
     assert leftovers(netns) == ""
     assert await cleanup() == ()
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
-from supervisor.kernel.sysctl import Sysctls
+from supervisor.app.stores.changed_sysctls import NAME, ChangedSysctls
+from supervisor.clients.processes import boot_id
+from supervisor.kernel.sysctl import Sysctls, put_back
+from tests.netns import Namespace
 
 
 class SysctlTree:
@@ -99,3 +103,82 @@ def test_missing_settings_are_nothing_to_complain_about(tmp_path: Path) -> None:
     tree.sysctls.accept_replies("t-gone")
     tree.sysctls.move_reverse_path_filter()
     assert tree.notes == []
+
+
+# --- first values
+
+
+@pytest.mark.root
+def test_a_real_kernel_has_its_first_values_again(tmp_path: Path) -> None:
+    """Forwarding changes other settings along with it: these too, also over a restart of the daemon."""
+    namespace = Namespace("first")
+    try:
+        namespace.run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+        namespace.run(
+            "sysctl",
+            "-qw",
+            "net.ipv4.ip_forward=0",
+            "net.ipv4.conf.lan0.forwarding=1",
+            "net.ipv4.conf.all.accept_redirects=0",
+            "net.ipv4.conf.all.rp_filter=1",
+            "net.ipv4.conf.lan1.rp_filter=0",
+            "net.ipv6.conf.all.forwarding=0",
+            "net.ipv6.conf.lan1.forwarding=1",
+            "net.ipv6.conf.lan0.accept_ra=1",
+        )
+        with namespace.entered():
+            before = every_setting()
+            for _ in range(2):
+                sysctls = Sysctls(lambda *_: None, first=ChangedSysctls(tmp_path))
+                sysctls.move_reverse_path_filter()
+                sysctls.open_host(ipv6=True, tunnels=(), accounting=True)
+            during = every_setting()
+            lines = put_back(ChangedSysctls(tmp_path))
+            after = every_setting()
+        assert during["ipv4/ip_forward"] == "1" != before["ipv4/ip_forward"]
+        assert {name for name in during if during[name] != before[name]} >= {
+            "ipv4/ip_forward",
+            "ipv4/conf/lan1/forwarding",
+            "ipv4/conf/all/rp_filter",
+            "ipv6/conf/all/forwarding",
+        }
+        assert after == before
+        assert "put back net.ipv4.ip_forward = 0 (was 1)" in lines
+        with namespace.entered():
+            assert put_back(ChangedSysctls(tmp_path)) == []
+    finally:
+        namespace.remove()
+
+
+def every_setting() -> dict[str, str]:
+    """The forwarding, filters, redirects and so on of this network namespace."""
+    root = Path("/proc/sys/net")
+    found = {}
+    for path in sorted(root.glob("ip*/**/*")):
+        with contextlib.suppress(OSError):
+            if path.is_file() and path.parent.name != "route":
+                found[str(path.relative_to(root))] = path.read_text().strip()
+    return found
+
+
+def test_what_somebody_else_has_set_since_stays(tmp_path: Path) -> None:
+    first = ChangedSysctls(tmp_path)
+    tree = SysctlTree(tmp_path / "net", ipv4__ip_forward="0", ipv4__ping_group_range="1\t0")
+    sysctls = Sysctls(lambda *_: None, tree.root, first)
+    sysctls.forward(ipv6=False)
+    sysctls.allow_ping(7)
+    tree.put("ipv4/ping_group_range", "0\t100")
+    assert put_back(ChangedSysctls(tmp_path), tree.root) == [
+        "kept net.ipv4.ping_group_range = 0\t100: somebody else has set it (before us: 1\t0)",
+        "put back net.ipv4.ip_forward = 0 (was 1)",
+    ]
+    assert (tree.get("ipv4/ip_forward"), tree.get("ipv4/ping_group_range")) == ("0", "0\t100")
+
+
+def test_a_reboot_has_put_everything_back_already(tmp_path: Path) -> None:
+    tree = SysctlTree(tmp_path / "net", ipv4__ip_forward="0")
+    Sysctls(lambda *_: None, tree.root, ChangedSysctls(tmp_path)).forward(ipv6=False)
+    file = tmp_path / NAME
+    file.write_text(file.read_text().replace(boot_id(), "an earlier boot"))
+    assert put_back(ChangedSysctls(tmp_path), tree.root) == []
+    assert tree.get("ipv4/ip_forward") == "1"

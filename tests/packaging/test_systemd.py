@@ -171,6 +171,48 @@ def test_the_doctor_knows_the_unit(vm: Machine) -> None:
     assert "the credential key from /etc/credstore/no, which does not exist" in said
 
 
+def test_the_doctor_of_root_judges_as_the_service(vm: Machine) -> None:
+    """Root reads everything and may write anywhere; the service does not, and pings with its own group."""
+    tunnel = {
+        **CONFIG["tunnels"]["acme-dc"],
+        "login": {"username": "svc", "password": {"file": "acme-password"}},
+        "probe": {"targets": ["icmp://10.77.0.1"]},
+    }
+    wrong = {**CONFIG, "audit": {"file": "/srv/audit/audit.json"}, "tunnels": {"acme-dc": tunnel}}
+    put(vm, "config.yaml", yaml.safe_dump(wrong))
+    vm.write("/etc/facilitator/acme-password", "secret", 0o600)
+    vm.run("mkdir", "--mode=0777", "/srv/audit")
+    # (the machine's own /proc/sys is read-only)
+    vm.network.run("sysctl", "-qw", "net.ipv4.ping_group_range=0 0", "net.ipv4.ip_forward=1")
+    done = vm.run(FACILITATOR, "doctor", "--json", check=False)
+    found = {each["text"]: each for each in json.loads(done.stdout)["findings"]}
+    problems = {text: each["remedy"] for text, each in found.items() if each["severity"] == "problem"}
+    password = "/etc/facilitator/acme-password"
+    group = vm.run("id", "--group", "facilitator").stdout.strip()
+    ping = next(text for text in problems if text.startswith("net.ipv4.ping_group_range"))
+    assert f"is 0 0, must cover group {group}" in ping
+    del problems[ping]
+    assert problems == {
+        f"acme-dc: password: cannot read {password}: Permission denied": (
+            f"chgrp facilitator {password} && chmod 0640 {password}   # and 0755 for its directories"
+        ),
+        "/srv/audit cannot be written (the unit makes it read-only (ProtectSystem=)); see audit.file": (
+            "systemctl edit facilitator, [Service]: ReadWritePaths=/srv/audit; or /var/log/facilitator"
+        ),
+    }
+    assert any("the service as its unit starts it" in text and "CAP_NET_ADMIN" in text for text in found)
+
+    vm.network.run("sysctl", "-qw", f"net.ipv4.ping_group_range=0 {group}")
+    right = {**wrong, "audit": {"file": "/var/log/facilitator/audit.json"}}
+    put(vm, "config.yaml", yaml.safe_dump(right))
+    put(vm, "acme-password", "secret")
+    done = vm.run(FACILITATOR, "doctor", "--json", check=False)
+    assert json.loads(done.stdout)["fit"], done.stdout
+    vm.run("systemctl", "start", "facilitator")
+    assert eventually(vm.path("/var/log/facilitator/audit.json").exists, 10, "the audit is written")
+    assert json.loads(vm.run(FACILITATOR, "doctor", "--json", check=False).stdout)["fit"]
+
+
 def test_a_life(vm: Machine) -> None:
     vm.run("systemctl", "start", "facilitator")  # returns when the daemon has said READY=1
     started = vm.show("facilitator", "ActiveState", "MainPID", "StatusText", "NRestarts")
@@ -184,6 +226,15 @@ def test_a_life(vm: Machine) -> None:
         **CONFIG["tunnels"],
         "another": {**CONFIG["tunnels"]["acme-dc"], "destinations": ["10.78.0.0/24"]},
     }
+    put(vm, "config.yaml", "tunels: {}\n")
+    refused = vm.run("systemctl", "reload", "facilitator", check=False)
+    assert refused.returncode != 0, "a bad file is not a reload that worked"
+    assert vm.show("facilitator", "ActiveState", "MainPID") == {
+        key: started[key] for key in ("ActiveState", "MainPID")
+    }
+    shown = vm.run(FACILITATOR, "status", check=False).stdout
+    assert "configuration-refused" in shown
+    assert "tunels" in shown
     put(vm, "config.yaml", yaml.safe_dump({**CONFIG, "tunnels": more}))
     vm.run("systemctl", "reload", "facilitator")
     eventually(lambda: len(status(vm)["tunnels"]) == 2, 10, "the reload brought another tunnel")

@@ -100,6 +100,16 @@ async def test_through_a_proxy_only_received_bytes_count(netns: Namespace, handl
         assert (await probe(f"tcp://127.0.0.1:{port}", PROXY, 4.0 if alive else 0.6) is not None) is alive
 
 
+async def test_a_wait_for_a_banner_is_no_latency(netns: Namespace) -> None:
+    """Of a server that speaks when it is spoken to: the probe waits 0.5 s (of 2) before it asks."""
+    async with server(polite) as port:
+        started = asyncio.get_running_loop().time()
+        rtt = await probe(f"tcp://127.0.0.1:{port}", PROXY, 2.0)
+        lasted = asyncio.get_running_loop().time() - started
+    assert rtt is not None
+    assert rtt < 0.3 < 0.5 <= lasted
+
+
 @pytest.mark.parametrize(("handle", "alive"), [(silent, False), (polite, True), (closes, False)])
 async def test_http_wants_an_answer(netns: Namespace, handle, alive: bool) -> None:
     async with server(handle) as port:

@@ -218,6 +218,22 @@ def test_what_an_earlier_run_left_is_found_when_the_lock_is_gone(office: Office)
     assert [alert.dedup_key for alert in office.double.alerts] == [KEY, "facilitator/vpn1/own"]
 
 
+def test_nothing_is_sent_about_a_tunnel_that_was_removed_meanwhile(office: Office) -> None:
+    """As after the example's tunnels: their triggers could not be sent (no key), and they are gone now."""
+    key = office.keys.pop("key")
+    office.set(acme=FIRING, own=FIRING)
+    assert eventually(lambda: office.counted.count("trigger no_key") >= 2)
+    office.close()
+    office.keys["key"] = key
+    first = len(office.counted)
+    assert office.pager.running  # it has begun, and nobody has said yet which tunnels there are
+    assert eventually(lambda: office.pager.status.pending == 2)
+    assert office.counted[first:] == []
+    office.set(own=HOLD)
+    assert office.settled("facilitator/vpn1/own")
+    assert [alert.dedup_key for alert in office.double.alerts] == ["facilitator/vpn1/own"]
+
+
 def test_a_find_under_an_incident_that_has_begun_anew_is_not_forgotten(office: Office) -> None:
     office.set(acme=FIRING)
     assert office.settled(KEY)
@@ -340,7 +356,10 @@ def test_at_quiet_what_is_open_is_what_is_wanted(
                     )  # the latest verdicts win: what was never taken does not count
                 else:
                     office.restart()
-            assert office.settled(*expected(history))
+            open_now = expected(history)
+            # a daemon that has begun says something about each of its tunnels
+            office.set(**{key.rpartition("/")[2]: HOLD for key in open_now})
+            assert office.settled(*open_now)
             office.close()
             assert set(double.open()) == expected(history)
             assert double.parallel == []

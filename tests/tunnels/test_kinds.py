@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tunnels.kinds
+from supervisor.config import parse
 from tests.cli.hostile import WORDS
 from tunnels.base import (
+    CLIENT_SETTINGS,
     AnyKind,
     Carrier,
     Connected,
@@ -30,6 +35,7 @@ from tunnels.base import (
 )
 from tunnels.driver_dialogue import ProgramDialogue
 from tunnels.registry import KINDS
+from tunnels.settings import Login
 
 SECRET = b"hunter2-very-secret"
 KEY = b64encode(SECRET.ljust(32))
@@ -238,3 +244,84 @@ def test_what_a_program_says_in_json_is_clean_after_decoding(
     line = json.dumps(message)
     assert line.isascii()
     assert list(ProgramDialogue({}, ()).receive(LineSource.MANAGEMENT, line)) == [understood]
+
+
+# --- settings that a kind makes no use of
+
+_VALUES = {
+    "device": "device: own0",
+    "mtu": "mtu: 1400",
+    "login.username": "login: {username: svc}",
+    "login.password": "login: {password: {file: pw}}",
+    "login.totp": "login: {password: {file: pw}, totp: {file: seed}}",
+    "login.append_code": "login: {append_code: true}",
+}
+_ASKS_FOR_CODES = re.compile(r"Wanted\.CODE|append_code")  # in the source of a kind that can
+
+
+def settings_read(kind: AnyKind, tunnel: Tunnel) -> set[str]:
+    """Which settings the kind's own code reads for the inputs, the launch and the dialogue of this tunnel."""
+    read: set[str] = set()
+
+    class ReadLogin(Login):
+        def __getattribute__(self, name: str) -> object:
+            read.add(f"login.{name}")
+            return super().__getattribute__(name)
+
+    class ReadTunnel(kind.options):  # type: ignore[name-defined,misc]
+        def __getattribute__(self, name: str) -> object:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    watched = ReadTunnel.model_construct(
+        **{name: getattr(tunnel, name) for name in type(tunnel).model_fields}
+        | {"login": ReadLogin.model_construct(**dict(tunnel.login))}
+    )
+    read.clear()
+    inputs = EXAMPLES[kind.name][1]
+    kind.inputs(watched)
+    kind.launch(watched, PLACE, inputs)
+    kind.dialogue(watched, inputs)
+    return read & CLIENT_SETTINGS
+
+
+def test_what_a_kind_reads_is_what_it_uses(kind: AnyKind) -> None:
+    """Independent evidence: which attributes its code takes, and whether its package can ask for a code. The
+    interface's name comes with the placement.
+    """
+    tunnel = tunnel_of(kind)
+    read = settings_read(kind, tunnel)
+    package = Path(tunnels.kinds.__file__).parent / kind.name
+    if any(_ASKS_FOR_CODES.search(path.read_text()) for path in package.glob("*.py")):
+        read.add("login.totp")
+    if kind.carrier is Carrier.DEVICE:
+        read.add("device")
+    if kind.name == "command":  # it reads the name, and gives it to the program where the program wants it
+        read.discard("login.username")
+    assert kind.uses(tunnel) == read
+
+
+@pytest.mark.parametrize("setting", sorted(CLIENT_SETTINGS))
+def test_check_says_ignored_of_what_a_kind_does_not_use_and_of_nothing_else(
+    kind: AnyKind, setting: str
+) -> None:
+    options = {**EXAMPLES[kind.name][0], "kind": kind.name, "destinations": ["10.77.0.0/24"]}
+    given = yaml.safe_load(_VALUES[setting])
+    if setting == "device" and kind.name == "command":
+        given = {"device": "t-acme"}
+    entry = {**options, **given, "login": {**options.get("login", {}), **given.get("login", {})}}  # type: ignore[dict-item]
+    text = yaml.safe_dump({"staff": {"networks": ["10.8.0.0/16"]}, "tunnels": {"acme": entry}})
+    said = [str(each) for each in parse(text, "c.yaml", KINDS).warnings]
+    unused = [
+        line for line in said if f": warning: tunnels.acme.{setting}: ignored by kind {kind.name}" in line
+    ]
+    used = kind.uses(kind.options.model_validate({"name": "acme", **entry}))
+    assert bool(unused) is (setting not in used), said
+
+
+def test_a_program_uses_the_account_that_is_filled_in() -> None:
+    given = {**EXAMPLES["command"][0], "argv": ["vpn", "{username}"], "login": {"username": "svc"}}
+    tunnel = KINDS["command"].options.model_validate(
+        {"name": "acme", "kind": "command", "destinations": ["10.77.0.0/24"], **given}
+    )
+    assert KINDS["command"].uses(tunnel) == {"device", "login.username"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,21 @@ from pathlib import Path
 from supervisor.app.files import Files
 from supervisor.app.first_plan import first_plan
 from supervisor.app.preflight import addresses, host, programs, resolving, service, stores
+from supervisor.app.preflight.account import acting_as
 from supervisor.app.preflight.isolation import isolation
 from supervisor.app.preflight.locations import Places
 from supervisor.app.preflight.requirements import requirements
 from supervisor.app.profiles import Weight, examine
 from supervisor.config.model import Config
 from supervisor.core.preflight import Finding, run_checks
-from supervisor.core.preflight.facts import ClientFileRemark, HostFacts, PacketContext
+from supervisor.core.preflight.facts import (
+    ClientFileRemark,
+    HostFacts,
+    PacketContext,
+    ProcessFacts,
+    Service,
+    ServiceAccount,
+)
 from supervisor.kernel.inspect import foreign_rules
 from tunnels.base import AnyKind
 
@@ -55,10 +64,19 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
     files = Files(path.resolve().parent, lambda _: None, environment)
     privileged = "CAP_NET_ADMIN" in host.process(None).capabilities
     wanted, runs_it = requirements(config, kinds), service.service(environment, places)
+    account = _account(runs_it, process, running)
+    if account is not None and not running:
+        process = host.of_unit(account)
     credentials = dict(runs_it.unit.credentials if runs_it.unit else ())
     needed = [*(need.path for _, need in wanted.needs), *credentials.values()]
     policies, packets = host.rules(), context(config, kinds)
     devices = dict.fromkeys(device for _, device in packets.arrivals)
+    with acting_as(account):
+        read = (
+            stores.configuration(path, account),
+            *stores.secrets(config, kinds, files, privileged, credentials, account),
+        )
+        written = stores.directories(config, privileged, account)
     with resolving.Resolver(resolving.names(config, files)) as resolver:
         return HostFacts(
             requirements=wanted,
@@ -79,14 +97,22 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
             filters=host.reverse_path(places.sysctls, devices),
             synchronised=host.synchronised(),
             own=addresses.own(config, places.resolvers),
-            secrets=stores.secrets(config, kinds, files, privileged, credentials),
-            directories=stores.directories(config, privileged),
+            secrets=read,
+            directories=written,
             listeners=addresses.listeners(config, running),
             service=runs_it,
             daemon=host.daemon(config.facilitator.runtime_dir, running),
             cloud=host.maker(),
             endpoints=resolver.endpoints(),
         )
+
+
+def _account(runs_it: Service, process: ProcessFacts, running: int | None) -> ServiceAccount | None:
+    """The unit's, where root asks and no daemon of somebody else runs; None: judge as the user who asks."""
+    account = None if runs_it.unit is None else runs_it.unit.account
+    if account is None or os.geteuid() != 0 or (running and process.uid != account.uid):
+        return None
+    return account
 
 
 def context(config: Config, kinds: Mapping[str, AnyKind]) -> PacketContext:

@@ -7,14 +7,14 @@ import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
 from supervisor import disk
 from supervisor.clients.launch import PATH
 from supervisor.clients.process_journal import Journal
-from supervisor.clients.sweep import leftovers
+from supervisor.clients.sweep import leftovers, other_homes
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.netfilter.values import OURS
 from supervisor.core.network.layout import MAIN_TABLE
@@ -25,6 +25,7 @@ from supervisor.core.preflight.facts import (
     PolicyRule,
     ProcessFacts,
     ReversePath,
+    ServiceAccount,
     Setting,
     TableRoute,
 )
@@ -96,12 +97,20 @@ def _lock_holder(path: Path) -> int | None:
 
 def daemon(runtime_dir: Path, pid: int | None) -> DaemonFacts:
     """The daemon that runs, or the processes that one has left."""
+    orphans = tuple(_orphans(runtime_dir))
     if pid is not None or not runtime_dir.is_dir():
-        return DaemonFacts(pid)
+        return DaemonFacts(pid, orphans=orphans)
     left = leftovers(Journal(runtime_dir))
     for one in left:
         os.close(one.pidfd)
-    return DaemonFacts(None, tuple((one.tunnel, one.pid) for one in left))
+    return DaemonFacts(None, tuple((one.tunnel, one.pid) for one in left), orphans)
+
+
+def _orphans(runtime_dir: Path) -> Iterator[tuple[str, int, str]]:
+    """Clients that were started with another runtime_dir, whose daemon is gone."""
+    for place, left in other_homes(runtime_dir).items():
+        if running(place) is None:
+            yield from ((tunnel, pid, str(place)) for tunnel, pid in left)
 
 
 def process(pid: int | None) -> ProcessFacts:
@@ -115,6 +124,17 @@ def process(pid: int | None) -> ProcessFacts:
     who = f"the running daemon (pid {pid})" if pid else "this process"
     return ProcessFacts(
         who, int(status["Uid"].split()[1]), int(status["Gid"].split()[1]), names, _unprivileged_port()
+    )
+
+
+def of_unit(account: ServiceAccount) -> ProcessFacts:
+    """The rights that the daemon will have when systemd starts it."""
+    return ProcessFacts(
+        "the service as its unit starts it",
+        account.uid,
+        account.gid,
+        account.capabilities,
+        _unprivileged_port(),
     )
 
 

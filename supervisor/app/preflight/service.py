@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from supervisor.app.preflight.account import PROPERTIES, account
 from supervisor.app.preflight.host import ANSWER_TIMEOUT_SECONDS
 from supervisor.app.preflight.locations import Places
 from supervisor.clients.cgroup import ClientGroup
@@ -105,7 +106,7 @@ def _shown(unit: str, properties: Sequence[str]) -> dict[str, str] | None:
 def _unit(places: Places) -> Unit | None:
     if not places.systemd.is_dir():
         return None
-    values = _shown(UNIT, _PROPERTIES) or {}
+    values = _shown(UNIT, (*_PROPERTIES, *PROPERTIES)) or {}
     if values.get("LoadState") != "loaded":
         return None
     text = (
@@ -120,6 +121,7 @@ def _unit(places: Places) -> Unit | None:
         preserved=values.get("RuntimeDirectoryPreserve", ""),
         bus=places.bus.is_socket(),
         credentials=tuple((name, path) for name, path in _CREDENTIAL.findall(text)),
+        account=account(values),
     )
 
 

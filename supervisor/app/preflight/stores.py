@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from supervisor.app.files import Files
+from supervisor.app.preflight.account import obstacle, within
 from supervisor.config.model import Config
-from supervisor.core.preflight.facts import DirectoryFacts, SecretFile
-from tunnels.base import AnyKind, Input
+from supervisor.core.preflight.facts import DirectoryFacts, SecretFile, ServiceAccount
+from tunnels.base import AnyKind, Input, inputs_of
 
 _KEY = b"PRIVATE KEY"  # makes a secret of a client's configuration
 
@@ -24,13 +25,18 @@ def secrets(
     files: Files,
     privileged: bool,
     credentials: Container[str] = (),
+    account: ServiceAccount | None = None,
 ) -> tuple[SecretFile, ...]:
     """Each input. `privileged`: this process has the daemon's rights, so what it cannot read the daemon
     cannot either.
 
-    `credentials`: names of systemd credentials, which only the daemon can read.
+    `credentials`: names of systemd credentials, which only the daemon can read. `account`: the service's,
+    whose sandbox hides files; call it in `acting_as` the same.
     """
-    found = ((_secret(what, item, files, privileged), item) for what, item in _inputs(config, kinds, files))
+    found = (
+        (_secret(what, item, files, privileged, account), item)
+        for what, item in _inputs(config, kinds, files)
+    )
     return tuple(
         replace(secret, error=None, credential=True)
         if secret.error and str(item.where) in credentials
@@ -42,9 +48,7 @@ def secrets(
 def _inputs(config: Config, kinds: Mapping[str, AnyKind], files: Files) -> Iterator[tuple[str, Input]]:
     """Each input with its description."""
     for name, tunnel in config.tunnels.items():
-        items = list(kinds[tunnel.kind].inputs(tunnel))
-        if tunnel.login.totp is not None and all(item.where != tunnel.login.totp for item in items):
-            items.append(Input("totp", tunnel.login.totp))
+        items = list(inputs_of(kinds[tunnel.kind], tunnel))
         if tunnel.alert.routing_key is not None:
             items.append(Input("alert.routing_key", tunnel.alert.routing_key))
         yield from ((name, item) for item in (*items, *files.named(kinds[tunnel.kind], tunnel)))
@@ -54,12 +58,25 @@ def _inputs(config: Config, kinds: Mapping[str, AnyKind], files: Files) -> Itera
         yield "alerts.webhook", Input("url", config.alerts.webhook.url)
 
 
-def _secret(owner: str, item: Input, files: Files, privileged: bool) -> SecretFile:
+def configuration(path: Path, account: ServiceAccount | None) -> SecretFile:
+    """The configuration file itself: this command has read it; can the service?"""
+    hidden = obstacle(account, path.resolve(), write=False)
+    if account is not None and hidden is None and not os.access(path, os.R_OK, effective_ids=True):
+        hidden = "Permission denied"
+    return SecretFile("the configuration", str(path), hidden and f"cannot read {path}: {hidden}")
+
+
+def _secret(
+    owner: str, item: Input, files: Files, privileged: bool, account: ServiceAccount | None
+) -> SecretFile:
     what = f"{owner}: {item.name}"
     places = files.paths([item])
     try:
         content = files.read(item)
         path = next((path for path in places if path.exists()), None)
+        hidden = None if path is None else obstacle(account, path.resolve(), write=False)
+        if hidden is not None:
+            raise OSError(f"cannot read {path}: {hidden}")
         mode = stat.S_IMODE(path.stat().st_mode) if path is not None else None
     except (OSError, ValueError) as error:
         text = str(error).removeprefix(f"{item.name}: ")
@@ -78,11 +95,15 @@ def _text(path: Path | None) -> str | None:
 FULL_BYTES = 1 << 20  # of free space, below which a directory counts as full: one client's output may need it
 
 
-def directories(config: Config, privileged: bool) -> tuple[DirectoryFacts, ...]:
+def directories(
+    config: Config, privileged: bool, account: ServiceAccount | None = None
+) -> tuple[DirectoryFacts, ...]:
     """The directories that the daemon writes to; of one that does not exist yet, its parent is checked."""
     own = config.facilitator
     paths = {"facilitator.state_dir": own.state_dir, "facilitator.runtime_dir": own.runtime_dir}
-    return tuple(_directory(setting, path, privileged) for setting, path in paths.items())
+    if config.audit is not None:
+        paths["audit.file"] = config.audit.file.parent
+    return tuple(_directory(setting, path, privileged, account) for setting, path in paths.items())
 
 
 def full(config: Config) -> tuple[tuple[str, str], ...]:
@@ -101,7 +122,12 @@ def _full(path: Path) -> bool:
     return inodes or space.f_bavail * space.f_frsize < FULL_BYTES
 
 
-def _directory(setting: str, path: Path, privileged: bool) -> DirectoryFacts:
+def _directory(setting: str, path: Path, privileged: bool, account: ServiceAccount | None) -> DirectoryFacts:
+    closed = obstacle(account, path.resolve(), write=True)
+    if closed is not None:
+        return DirectoryFacts(setting, str(path), closed)
+    if account is not None and within(path.resolve(), account.made) and not path.exists():
+        return DirectoryFacts(setting, str(path))  # systemd makes it when it starts the service
     existing = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
     if not existing.is_dir():
         return DirectoryFacts(setting, str(path), f"{existing} is not a directory")

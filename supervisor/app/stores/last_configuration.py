@@ -18,7 +18,7 @@ from supervisor.app.stores.json_file import JsonFile
 from supervisor.clients.process_journal import Journal
 from supervisor.clients.sweep import still_runs
 from supervisor.config import Config, ConfigErrors, parse
-from supervisor.core.exits import CannotStart, Exit
+from supervisor.core.exits import CannotStart
 from supervisor.core.formats import NotUnderstood, document
 from supervisor.early_close import remember, state_dirs
 from tunnels.base import AnyKind
@@ -59,8 +59,6 @@ def load_or_last_good(path: Path, kinds: Mapping[str, AnyKind]) -> Loaded:
     try:
         return loaded(path, kinds)
     except (ConfigErrors, CannotStart) as problem:
-        if isinstance(problem, CannotStart) and problem.code is not Exit.CONFIG:
-            raise
         last = _last_good(path, kinds)
         if last is None or not _clients_run(last.config.facilitator.runtime_dir):
             raise

@@ -39,7 +39,7 @@ class Requirements:
 
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
-    """The process whose rights are checked: the running daemon, else this command."""
+    """The process whose rights are checked: the running daemon, what the unit starts, or this command."""
 
     who: str = "this process"
     uid: int = 0
@@ -190,6 +190,20 @@ class ForeignListener:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceAccount:
+    """As whom systemd runs the daemon, and its view of the file system. Places are absolute paths."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    capabilities: frozenset[str] = frozenset()  # such as CAP_NET_ADMIN
+    made: tuple[str, ...] = ()  # directories that systemd makes and gives to this user
+    writable: tuple[str, ...] = ()  # exceptions from `read_only`
+    read_only: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """What systemd has loaded for us, in its own words."""
 
@@ -201,6 +215,7 @@ class Unit:
     preserved: str = "yes"  # RuntimeDirectoryPreserve
     bus: bool = True  # there is a D-Bus to ask systemd over
     credentials: tuple[tuple[str, str], ...] = ()  # name, and the file it is loaded from
+    account: ServiceAccount | None = None  # None: its user does not exist
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +250,8 @@ class DaemonFacts:
 
     pid: int | None = None  # 0: one runs, and its pid is not known
     leftovers: tuple[tuple[str, int], ...] = ()  # tunnel and pid
+    # clients whose daemon had another runtime_dir and is gone: tunnel, pid, that directory
+    orphans: tuple[tuple[str, int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +289,7 @@ class HostFacts:
     secrets: tuple[SecretFile, ...] = ()
     client_files: tuple[ClientFileRemark, ...] | None = None  # None: not looked at
     directories: tuple[DirectoryFacts, ...] = ()
-    # settings of directories that nothing can be written into any more, because they are full, and their paths
+    # settings of directories that are full, so that nothing can be written into them, and their paths
     full: tuple[tuple[str, str], ...] = ()
     listeners: tuple[ForeignListener, ...] = ()
     service: Service = field(default_factory=Service)

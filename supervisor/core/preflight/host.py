@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from supervisor.core.preflight.facts import HostFacts, ProcessFacts, Requirements, Setting
+from supervisor.core.preflight.facts import DaemonFacts, HostFacts, ProcessFacts, Requirements, Setting
 from supervisor.core.preflight.finding import Finding, info, ok, problem, warning
 from supervisor.core.preflight.isolation import missing
 
@@ -24,6 +24,9 @@ def daemon(facts: HostFacts) -> Iterator[Finding]:
     if found.pid is not None:
         name = f"pid {found.pid}" if found.pid else "its pid cannot be seen from here"
         yield info("daemon", f"a facilitator runs with this configuration's runtime_dir ({name})")
+    if found.orphans:
+        yield _orphans(found)
+    if found.pid is not None:
         return
     yield info("daemon", "no facilitator runs with this configuration's runtime_dir")
     if found.leftovers:
@@ -33,6 +36,14 @@ def daemon(facts: HostFacts) -> Iterator[Finding]:
     if facts.kernel is not None and facts.kernel.our_table:
         text = "an earlier facilitator left its firewall table, which keeps the destinations closed"
         yield info("daemon", text, "facilitator cleanup   # if it is not to start again")
+
+
+def _orphans(found: DaemonFacts) -> Finding:
+    """A restart with another runtime_dir does not find what ran in the one before."""
+    processes = ", ".join(f"{tunnel} (pid {pid}, {place})" for tunnel, pid, place in found.orphans)
+    text = f"clients run that no facilitator supervises, started with another runtime_dir: {processes}"
+    pids = " ".join(str(pid) for _, pid, _ in found.orphans)
+    return problem("daemon", text, f"kill {pids}   # they may hold the sessions that the tunnels log in for")
 
 
 # --- rights

@@ -135,16 +135,22 @@ def _secret(secret: SecretFile) -> Finding | None:
             "sudo facilitator doctor",
         )
     if secret.error is not None:
-        hint = (
-            f"install -m 0640 -g facilitator /dev/stdin {secret.path}   # paste it, Ctrl-D"
-            if secret.path
-            else "Environment= in the unit, env in the Nomad task"
-        )
-        return problem("secrets", f"{secret.what}: {secret.error}", hint)
+        return problem("secrets", f"{secret.what}: {secret.error}", _mended(secret, secret.error))
     if secret.mode is not None and secret.mode & _FORBIDDEN_MODE_BITS:
         text = f"{secret.what}: {secret.path} has mode {secret.mode:04o}, wider than 0640"
         return warning("secrets", text, f"chmod 0640 {secret.path}")
     return None
+
+
+def _mended(secret: SecretFile, error: str) -> str:
+    """What to do about an input that cannot be read."""
+    if secret.path is None:
+        return "Environment= in the unit, env in the Nomad task"
+    if "Permission denied" in error:
+        return f"chgrp facilitator {secret.path} && chmod 0640 {secret.path}   # and 0755 for its directories"
+    if " of the unit)" in error:
+        return f"put it into /etc/facilitator instead of {secret.path}"
+    return f"install -m 0640 -g facilitator /dev/stdin {secret.path}   # paste it, Ctrl-D"
 
 
 def directories(facts: HostFacts) -> Iterator[Finding]:
@@ -160,8 +166,10 @@ def _directory(directory: DirectoryFacts) -> Finding:
         text = f"{directory.path} cannot be written ({directory.error}); see {directory.setting}"
         hint = (
             f"install -d -m 0700 -o facilitator -g facilitator {directory.path}   # or "
-            f"StateDirectory=, RuntimeDirectory= in the unit"
+            f"StateDirectory=, RuntimeDirectory=, LogsDirectory= in the unit"
         )
+        if "ProtectSystem=" in directory.error:
+            hint = f"systemctl edit facilitator, [Service]: ReadWritePaths={directory.path}; or /var/log/facilitator"
         return problem("directories", text, hint)
     if directory.free is not None and directory.free < _LOW_SPACE_BYTES:
         text = (

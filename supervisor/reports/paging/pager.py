@@ -109,7 +109,9 @@ class Pager:
         return self._status
 
     def start(self) -> None:
-        """Send what an earlier run left unsent, then what `set` brings."""
+        """Send what `set` brings, and what an earlier run left unsent: that too only after the first `set`,
+        because the tunnel that it is about may not be configured any more.
+        """
         self._thread.start()
 
     def set(self, alerts: Mapping[str, Alert]) -> None:
@@ -202,7 +204,8 @@ class Pager:
         for future in tests:
             if future.set_running_or_notify_cancel():
                 self._send_test(future, paging)
-        self._sender.send_next(paging)
+        if alerts is not None:
+            self._sender.send_next(paging)
         self._changes.send_due(paging)
         self._publish()
         return self._idle()
@@ -214,7 +217,7 @@ class Pager:
         )
 
     def _idle(self) -> float | None:
-        unsent = self._outbox.unsent()
+        unsent = [] if self._applied is None else self._outbox.unsent()
         next_message = unsent[0][1].due if unsent else None
         moments = (next_message, self._changes.next_due, self._outbox.resync_at)
         first = min((moment for moment in moments if moment is not None), default=None)

@@ -47,7 +47,7 @@ class Pagers:
         return frozenset[str]().union(*(open_incidents(store) for store in stores))
 
     def start(self) -> None:
-        """Send what an earlier run left unsent, then what `set` brings."""
+        """Send what `set` brings, and after the first one what an earlier run left unsent."""
         for pager in self._all:
             pager.start()
 

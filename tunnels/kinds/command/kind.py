@@ -264,6 +264,14 @@ def _inputs(tunnel: Command) -> tuple[Input, ...]:
     )
 
 
+def _uses(tunnel: Command) -> frozenset[str]:
+    """Its account is used as far as it is filled in; nobody can ask for a code."""
+    filled = _names((*tunnel.argv, *tunnel.environment.values()))
+    username = ("login.username",) if "username" in filled else ()
+    password = ("login.password",) if "password_file" in filled else ()
+    return frozenset(("device", *username, *password))
+
+
 def _launch(tunnel: Command, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
     values = {
         "device": place.device,
@@ -417,4 +425,5 @@ COMMAND = Kind(
     dialogue=_dialogue,
     binaries=(),
     allows_parallel=lambda tunnel: "device" in _names((*tunnel.argv, *tunnel.environment.values())),
+    uses=_uses,
 )

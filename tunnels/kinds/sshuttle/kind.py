@@ -334,6 +334,7 @@ SSHUTTLE = Kind(
     binaries=("ssh",),
     examine=_examine,
     drops_root=True,
+    uses=lambda tunnel: frozenset(),
     tcp_port=lambda tunnel: tunnel.first_hop.port,
     connections_per_source=lambda tunnel: tunnel.workers * WORKER_CONNECTIONS_PER_SOURCE,
     inner_probe=lambda tunnel: (

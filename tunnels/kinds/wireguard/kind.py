@@ -164,4 +164,5 @@ WIREGUARD = Kind(
     start_timeout=START_SECONDS,
     renew=(RENEW,),
     unlimited_session=True,
+    uses=lambda tunnel: frozenset(("device", "mtu")),
 )
