@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import re
+import sys
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -205,12 +206,21 @@ def _unescape(match: re.Match[str]) -> str:
     if escape[0] == "%":
         return bytes.fromhex(escape.replace("%", "")).decode("utf-8", "surrogateescape")
     if escape[0] == "&":
-        return html.unescape(escape)
+        return _reference(escape) or html.unescape(escape)
     if escape[1] == "u":
         return bytes.fromhex(escape.replace("\\u", "")).decode("utf-16-be", "surrogatepass")
     if escape[1] == "x":
         return _decode_bytes(bytes.fromhex(escape.replace("\\x", "")))
     return _LETTERS.get(escape[1], escape[1])
+
+
+def _reference(escape: str) -> str | None:
+    """The character of a numeric reference, noncharacters included, which `html.unescape` drops."""
+    if not escape.startswith("&#"):
+        return None
+    digits = escape[2:].rstrip(";")
+    number = int(digits[1:], 16) if digits[0] in "xX" else int(digits)
+    return html.unescape(escape) or (chr(number) if number <= sys.maxunicode else None)
 
 
 def _decode_bytes(data: bytes) -> str:

@@ -18,13 +18,14 @@ from supervisor.core import events as ev
 from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.escalation import escalate
 from supervisor.core.session.machine import DOWN, Outcome, SessionStep, reconnecting, session_step, terminated
-from supervisor.core.session.retry import RETRY, Retry, pause, stable
+from supervisor.core.session.retry import RETRY, Retry, pause, stable, unreached, unreached_pause
 from supervisor.core.state import (
     Drain,
     Failure,
     Idle,
     Liveness,
     Phase,
+    Reach,
     RetryState,
     Session,
     SessionEnded,
@@ -36,7 +37,7 @@ from tunnels.base import Reason
 
 QUIET_SECONDS = 900.0  # that a reconnect for changed inputs waits for a quiet moment
 UPLINK_RECHECK_SECONDS = 30.0  # between two looks at a dead uplink; its return is told by an event
-UPLINK_SPREAD_SECONDS = 5.0  # over which the starts after a dead uplink are spread
+SPREAD_SECONDS = 1.0  # over which the starts after the return of an uplink or a gateway are spread
 
 
 def tunnel_step(c: StepContext, state: TunnelState, event: ev.Event) -> Step:
@@ -47,7 +48,7 @@ def tunnel_step(c: StepContext, state: TunnelState, event: ev.Event) -> Step:
         return Step(state) if handler is None else handler(c, state, event)
     if (about := RUNNING.get(type(event))) is not None:
         return about(c, state, active, event)
-    return _followed(c, state, session_step(c, active, event, alone=not state.spare))
+    return _followed(c, state, session_step(c, active, event))
 
 
 def _followed(c: StepContext, state: TunnelState, stepped: SessionStep) -> Step:
@@ -177,7 +178,14 @@ def _quiet(c: StepContext, state: TunnelState, active: SessionState, event: ev.Q
 
 
 def _endpoint_seen(c: StepContext, state: TunnelState, event: ev.EndpointSeen) -> Step:
-    return Step(replace(state, endpoint=event.reach))
+    return Step(replace(state, endpoint=event.reach, endpoint_since=c.now))
+
+
+def _endpoint_seen_waiting(c: StepContext, state: TunnelState, event: ev.EndpointSeen) -> Step:
+    """A gateway that answers again ends the pause."""
+    seen = _endpoint_seen(c, state, event).tunnel
+    back = event.reach is Reach.ANSWERS and state.endpoint is Reach.SILENT and state.retry.unreached > 0
+    return Step(_soon(c, seen) if back else seen)
 
 
 def _endpoint_seen_running(
@@ -192,15 +200,23 @@ def _endpoint_seen_running(
 
 def _backoff_deadline(c: StepContext, state: TunnelState, event: ev.Tick) -> Step:
     """The pause is over. What only waited for its turn begins for the reason that it had."""
-    return begin(c, state, state.reason if RETRY[state.reason] is Retry.NOW else Reason.RETRY)
+    if RETRY[state.reason] is Retry.NOW:
+        return begin(c, state, state.reason)
+    if c.retry_turn > c.now:
+        return Step(replace(state, idle=replace(state.idle, deadline=c.retry_turn)))
+    return begin(c, state, Reason.RETRY)
 
 
 def _uplink_back_idle(c: StepContext, state: TunnelState, event: ev.UplinkBack) -> Step:
-    """What waited begins within some seconds, not all at once."""
-    soon = c.now + c.jitter * UPLINK_SPREAD_SECONDS
+    """What waited begins within a second, not all at once."""
+    return Step(_soon(c, state))
+
+
+def _soon(c: StepContext, state: TunnelState) -> TunnelState:
+    soon = c.now + c.jitter * SPREAD_SECONDS
     if RETRY[state.reason] is not Retry.BACKOFF or (state.deadline is not None and state.deadline < soon):
-        return Step(state)
-    return Step(replace(state, idle=replace(state.idle, deadline=soon)))
+        return state
+    return replace(state, idle=replace(state.idle, deadline=soon))
 
 
 # --- where it leads
@@ -308,12 +324,14 @@ def _ended(c: StepContext, state: TunnelState, session: SessionState) -> Step:
     state = replace(state, active=None, last=session.session, retry=retry)
     if spare or state.want is Want.DOWN:
         return replace(_stopped(c, state, session.reason), ended=over)
-    retry = _counted(c, retry, session)
+    retry = _counted(c, state, session)
     wait = pause(c.tunnel, retry, session, c.now, c.jitter)
+    if wait and retry.unreached:
+        wait = unreached_pause(c.tunnel.reconnect, retry.unreached, state.endpoint, c.jitter)
     if session.outdated and RETRY[session.reason] is not Retry.BACKOFF:
         state = replace(state, retry=from_nothing(retry))
         return replace(begin(c, state, Reason.INPUTS_CHANGED), ended=over)
-    retry = replace(escalate(retry, session), attempts=retry.attempts + 1)
+    retry = replace(escalate(retry, session), attempts=retry.attempts + (not retry.unreached))
     if session.reason is Reason.AUTH:
         retry = replace(retry, login_after=c.now + (wait or 0.0))
     state = replace(state, retry=retry)
@@ -326,10 +344,11 @@ def _ended(c: StepContext, state: TunnelState, session: SessionState) -> Step:
     return replace(step, ended=over)
 
 
-def _counted(c: StepContext, retry: RetryState, session: SessionState) -> RetryState:
-    reason = session.reason
+def _counted(c: StepContext, state: TunnelState, session: SessionState) -> RetryState:
+    reason, retry = session.reason, state.retry
     return replace(
         retry,
+        unreached=retry.unreached + 1 if unreached(session, state.endpoint) else 0,
         attempts=0 if stable(c.tunnel, session, c.now) else retry.attempts,
         refusals=retry.refusals + (reason is Reason.AUTH),
         suspicions=retry.suspicions + 1 if reason is Reason.HANDSHAKE else 0,
@@ -347,7 +366,7 @@ IDLE: Mapping[tuple[Phase, type[ev.Event]], IdleHandler] = MappingProxyType(
         (Phase.BACKOFF, ev.InputsChanged): _inputs_changed_idle,
         (Phase.BACKOFF, ev.UplinkBack): _uplink_back_idle,
         (Phase.BACKOFF, ev.FlowsCounted): _flows_counted_idle,
-        (Phase.BACKOFF, ev.EndpointSeen): _endpoint_seen,
+        (Phase.BACKOFF, ev.EndpointSeen): _endpoint_seen_waiting,
         (Phase.BACKOFF, ev.Tick): _backoff_deadline,
         (Phase.FAILED, ev.Asked): _ask_idle,
         (Phase.FAILED, ev.InputsChanged): _inputs_changed_idle,
