@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import re
-import sys
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -206,7 +205,7 @@ def _unescape(match: re.Match[str]) -> str:
     if escape[0] == "%":
         return bytes.fromhex(escape.replace("%", "")).decode("utf-8", "surrogateescape")
     if escape[0] == "&":
-        return _reference(escape) or html.unescape(escape)
+        return html.unescape(escape) or _noncharacter(escape)
     if escape[1] == "u":
         return bytes.fromhex(escape.replace("\\u", "")).decode("utf-16-be", "surrogatepass")
     if escape[1] == "x":
@@ -214,13 +213,10 @@ def _unescape(match: re.Match[str]) -> str:
     return _LETTERS.get(escape[1], escape[1])
 
 
-def _reference(escape: str) -> str | None:
-    """The character of a numeric reference, noncharacters included, which `html.unescape` drops."""
-    if not escape.startswith("&#"):
-        return None
+def _noncharacter(escape: str) -> str:
+    """The character of a numeric reference that `html.unescape` leaves out."""
     digits = escape[2:].rstrip(";")
-    number = int(digits[1:], 16) if digits[0] in "xX" else int(digits)
-    return html.unescape(escape) or (chr(number) if number <= sys.maxunicode else None)
+    return chr(int(digits[1:], 16) if digits[0] in "xX" else int(digits))
 
 
 def _decode_bytes(data: bytes) -> str:
