@@ -231,11 +231,16 @@ class Planned(Settings):
 
 class Reconnect(Settings):
     """When a lost tunnel is tried again: at once after a stable session, then full jitter between `first`
-    and `max`.
+    and `max`; within `unreachable` as long as nothing answers.
     """
 
     first: Pause = Field(1.0, description="shortest pause before a retry")
     max: Pause = Field(120.0, description="longest pause before a retry")
+    unreachable: Pause = Field(
+        5.0,
+        description="longest pause after an attempt that no packet of the remote gateway has answered; it does not "
+        "grow",
+    )
     stable_after: Seconds = Field(
         60.0, description="health for this long makes a session stable and forgets earlier failures"
     )

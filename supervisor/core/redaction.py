@@ -205,12 +205,18 @@ def _unescape(match: re.Match[str]) -> str:
     if escape[0] == "%":
         return bytes.fromhex(escape.replace("%", "")).decode("utf-8", "surrogateescape")
     if escape[0] == "&":
-        return html.unescape(escape)
+        return html.unescape(escape) or _noncharacter(escape)
     if escape[1] == "u":
         return bytes.fromhex(escape.replace("\\u", "")).decode("utf-16-be", "surrogatepass")
     if escape[1] == "x":
         return _decode_bytes(bytes.fromhex(escape.replace("\\x", "")))
     return _LETTERS.get(escape[1], escape[1])
+
+
+def _noncharacter(escape: str) -> str:
+    """The character of a numeric reference that `html.unescape` leaves out."""
+    digits = escape[2:].rstrip(";")
+    return chr(int(digits[1:], 16) if digits[0] in "xX" else int(digits))
 
 
 def _decode_bytes(data: bytes) -> str:

@@ -248,6 +248,7 @@ class RetryState:
 
     attempts: int = 1  # sessions since the last stable one, plus one; 0 right after a stable one
     refusals: int = 0  # logins that were refused, in a row
+    unreached: int = 0  # attempts that no packet of the remote gateway answered, in a row
     suspicions: int = 0  # handshakes that were refused without a reason, in a row
     login_after: float = 0.0  # no login before this moment: the account was refused
     turn: float | None = None  # when it may connect, where several tunnels connect to one gateway
@@ -276,6 +277,7 @@ class TunnelState:
     retry: RetryState = RetryState()
     drain: Drain | None = None  # it ends when nothing goes through it any more; until then it reconnects
     endpoint: Reach = Reach.UNKNOWN  # the remote gateway
+    endpoint_since: float = 0.0  # when that was seen
     reconnects: int = 0  # sessions begun because an earlier one had ended, nobody having asked
     known: Known = Known()
     planned: float | None = None  # when the next planned reconnect begins

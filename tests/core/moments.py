@@ -8,7 +8,15 @@ from supervisor.core.session.context import StepContext
 from tests.fakes import KIND
 from tunnels.settings import Tunnel
 
-_USUAL = {"kind": KIND, "jitter": 0.5, "turn": 0.0, "uplink": True, "doubted": False, "utc_offset": 0.0}
+_USUAL = {
+    "kind": KIND,
+    "jitter": 0.5,
+    "turn": 0.0,
+    "retry_turn": 0.0,
+    "uplink": True,
+    "doubted": False,
+    "utc_offset": 0.0,
+}
 
 
 def moment(tunnel: Tunnel, now: float, **circumstances: Any) -> StepContext:

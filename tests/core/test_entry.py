@@ -13,7 +13,7 @@ TESTS = Path(__file__).parents[1]
 # Modules of `core.session` that `step` puts together: what they export beside values is for `step` alone.
 INSIDE = frozenset(
     f"supervisor.core.session.{name}"
-    for name in ("escalation", "handover", "health", "machine", "transitions", "tunnel_machine")
+    for name in ("escalation", "handover", "health", "machine", "silence", "transitions", "tunnel_machine")
 )
 FILES = sorted(path for room in ("core", "simulation", "why") for path in (TESTS / room).glob("*.py"))
 

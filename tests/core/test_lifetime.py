@@ -19,7 +19,7 @@ from supervisor.core.session.lifetime import (
     lengthened,
     limit,
 )
-from supervisor.core.state import Known, Length, Phase, Session, TunnelState
+from supervisor.core.state import Known, Length, Phase, Reach, Session, TunnelState
 from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Planned, Reconnect, Tunnel
@@ -94,13 +94,30 @@ def test_ends_of_ours_only_show_what_a_session_outlives() -> None:
 def test_only_the_last_sessions_are_remembered() -> None:
     known = Known()
     for number in range(REMEMBERED_SESSIONS + 5):
-        known = lengthened(known, float(number), Reason.PEER_CLOSED if number % 2 else Reason.PLANNED)
+        reason = Reason.PEER_CLOSED if number % 2 else Reason.PLANNED
+        known = lengthened(known, float(number), reason, Reach.UNKNOWN)
     assert [length.seconds for length in known.lengths] == [
         float(n) for n in range(5, REMEMBERED_SESSIONS + 5)
     ]
     assert [length.ended_there for length in known.lengths] == [
         n % 2 == 1 for n in range(5, REMEMBERED_SESSIONS + 5)
     ]
+
+
+def test_a_gateway_that_does_not_answer_has_ended_nothing() -> None:
+    told = [
+        lengthened(Known(), HOUR, Reason.PEER_CLOSED, reach).lengths[0].ended_there
+        for reach in (Reach.ANSWERS, Reach.UNKNOWN, Reach.SILENT)
+    ]
+    assert told == [True, True, False]
+
+
+@pytest.mark.parametrize("verdict", [Reason.UNHEALTHY, Reason.PEER_TIMEOUT, Reason.NETWORK, Reason.UPLINK])
+def test_verdicts_of_this_host_teach_no_limit(verdict: Reason) -> None:
+    known = Known()
+    for _ in range(10):
+        known = lengthened(known, HOUR, verdict, Reach.ANSWERS)
+    assert learned(known.lengths, 60.0) is None
 
 
 # --- when

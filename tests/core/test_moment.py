@@ -41,6 +41,13 @@ EFFECTS: dict[str, tuple[TunnelState, ev.Event, Any, Any, dict[str, Any]]] = {
     "now": (IDLE, START, NOW, NOW + 1.0, {}),
     "jitter": (but(STARTING, attempts=5), GONE, 0.1, 0.9, {}),
     "turn": (IDLE, START, 0.0, NOW + 5.0, {}),
+    "retry_turn": (
+        but(IDLE, phase=Phase.BACKOFF, reason=Reason.NETWORK),
+        ev.Tick("acme", 0),
+        0.0,
+        NOW + 5.0,
+        {},
+    ),
     "uplink": (DYING, MISS, True, False, {}),
     "doubted": (DYING, MISS, False, True, {}),
     "utc_offset": (STARTING, CONNECTED, 0.0, 6 * 3600.0, {"tunnel": AT_NIGHT}),

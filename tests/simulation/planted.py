@@ -125,8 +125,8 @@ BUGS = (
     Bug(
         "a session is restarted again and again because of hearsay",
         f"{SESSION}/machine.py",
-        "gave_up_on_hearsay=hearsay, ",
-        "",
+        "replace(liveness, gave_up_on_hearsay=hearsay)",
+        "liveness",
         "tests/simulation/test_blame.py::"
         "test_packets_that_answer_nobody_save_a_session_for_five_minutes_and_the_next_one_for_good",
     ),
@@ -138,9 +138,40 @@ BUGS = (
         "tests/simulation/test_blame.py::test_a_destination_that_is_dead_for_a_day_costs_no_session_and_calls_once",
     ),
     Bug(
+        "a silent session is ended although the network is dead",
+        f"{SESSION}/silence.py",
+        "    if state.endpoint is Reach.SILENT:\n        return True\n",
+        "",
+        "tests/simulation/test_silence.py::test_a_silence_of_the_network_costs_no_login",
+    ),
+    Bug(
+        "the session that answers again is replaced all the same",
+        f"{SESSION}/silence.py",
+        "    gone = withdrawn(c, state.standby, Reason.PLANNED)\n",
+        "    return step\n",
+        "tests/simulation/test_silence.py::"
+        "test_the_old_session_that_answers_first_is_kept_and_the_other_one_logged_off",
+    ),
+    Bug(
+        "the pause grows although nobody was reached",
+        f"{SESSION}/tunnel_machine.py",
+        "    if wait and retry.unreached:\n",
+        "    if False:\n",
+        "tests/simulation/test_silence.py::"
+        "test_attempts_that_nothing_answers_come_at_most_five_seconds_apart_for_ever",
+    ),
+    Bug(
+        "all tunnels start at once when the network is back",
+        f"{SESSION}/pacing.py",
+        "return RetryBudget((*self.moments, now)[-MOST_RETRIES:])",
+        "return self",
+        "tests/simulation/test_silence.py::"
+        "test_after_a_cut_of_all_gateways_few_processes_start_at_once_and_all_are_back_within_ten_seconds",
+    ),
+    Bug(
         "the client is not asked to reconnect in place",
-        f"{SESSION}/machine.py",
-        "if alone and c.kind.renew and not session.session.renewed:",
+        f"{SESSION}/silence.py",
+        "if c.kind.renew and not state.spare and not active.session.renewed:",
         "if False:",
         "tests/simulation/test_logins.py::test_the_client_reconnects_in_place_before_it_is_given_up",
     ),
@@ -154,7 +185,7 @@ BUGS = (
     Bug(
         "attempts never slow down",
         f"{SESSION}/tunnel_machine.py",
-        "attempts=retry.attempts + 1)",
+        "attempts=retry.attempts + (not retry.unreached))",
         "attempts=retry.attempts)",
         "tests/simulation/test_worlds.py::test_a_dead_far_side_is_knocked_at_ever_more_rarely_but_for_ever",
     ),
@@ -232,8 +263,8 @@ BUGS = (
     Bug(
         "the flows of the replaced session are cut",
         f"{SESSION}/handover.py",
-        "    if replaced := _same_address(active, standby):\n",
-        "    if replaced := True:\n",
+        "    if replaced or silent:\n",
+        "    if True:\n",
         "tests/simulation/test_planned.py::test_both_sessions_live_until_the_flows_of_the_first_are_over",
     ),
     Bug(
@@ -267,7 +298,7 @@ BUGS = (
     Bug(
         "nothing is learned about how long sessions last",
         f"{SESSION}/step.py",
-        "            known = lengthened(known, c.now - connected, reasons[number])\n",
+        "            known = lengthened(known, c.now - connected, reasons[number], before.endpoint)\n",
         "            pass\n",
         "tests/simulation/test_planned.py::test_a_limit_that_nobody_has_told_is_learned_and_met",
     ),

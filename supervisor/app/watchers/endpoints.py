@@ -17,11 +17,13 @@ from supervisor.probes.gateway import answers
 from tunnels.base import AnyKind
 from tunnels.settings import Tunnel
 
-CHECK_SECONDS = 3.0  # between two checks of the tunnels
+CHECK_SECONDS = 3.0  # between two checks of the tunnels while all gateways answer
+SUSPECT_CHECK_SECONDS = 0.5  # the same while a tunnel fails: its gateway's return is to be seen at once
 WORKING_PROBE_SECONDS = 60.0  # between two echo requests to a gateway whose tunnels work
-# Between two probes of a gateway whose tunnels fail, once its state is known: it may ban us for more.
+# Between two probes of a gateway that answers although its tunnels fail: it may ban us for more.
 FAILING_PROBE_SECONDS = 20.0
-ANSWER_TIMEOUT_SECONDS = 2.0
+SILENT_PROBE_SECONDS = 1.0  # the same of one that does not answer: what reaches nobody harms nobody
+ANSWER_TIMEOUT_SECONDS = 1.0
 SILENT_AFTER_PROBES = 2  # unanswered in a row
 _MAX_CONCURRENT_PROBES = 50
 
@@ -59,6 +61,8 @@ class ProbeRecord:
             return 0.0
         if not suspect and gateway.port is not None:
             return float("inf")
+        if suspect and self.unanswered:
+            return self.probed_at + min(SILENT_PROBE_SECONDS, failing_seconds)
         return self.probed_at + (failing_seconds if suspect else WORKING_PROBE_SECONDS)
 
 
@@ -96,7 +100,8 @@ class EndpointWatch:
             snapshot = self._snapshot()
             if loop.time() >= self._due_at or not _same(snapshot, self._settled):
                 await self._check(snapshot, gate)
-            await asyncio.sleep(self._interval)
+            suspect = any(suspect for _, suspect in self._known(snapshot))
+            await asyncio.sleep(min(self._interval, SUSPECT_CHECK_SECONDS) if suspect else self._interval)
 
     async def _check(self, snapshot: Snapshot, gate: asyncio.Semaphore) -> None:
         self._learn(snapshot)

@@ -19,6 +19,7 @@ class StepContext:
     now: float  # monotonic seconds
     jitter: float  # in [0, 1)
     turn: float  # monotonic seconds: before this moment no client may start (`core.session.pacing`)
+    retry_turn: float  # monotonic seconds: before this moment no attempt may be repeated
     uplink: bool  # whether this host's way out works; without it nothing is started or given up
     doubted: bool  # the uplink may be dead: no missed probe is judged until that is known
     utc_offset: float  # seconds that turn a monotonic moment into local time

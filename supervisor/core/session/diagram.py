@@ -44,7 +44,15 @@ def diagram() -> str:
     """
     arrows: dict[tuple[Phase, Phase], list[str]] = {}
     context = StepContext(
-        _tunnel(), _KIND, now=1000.0, jitter=0.5, turn=0.0, uplink=True, doubted=False, utc_offset=0.0
+        _tunnel(),
+        _KIND,
+        now=1000.0,
+        jitter=0.5,
+        turn=0.0,
+        retry_turn=0.0,
+        uplink=True,
+        doubted=False,
+        utc_offset=0.0,
     )
     for phase in Phase:
         for state in _states(phase):

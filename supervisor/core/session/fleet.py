@@ -16,7 +16,7 @@ from supervisor.core import events as ev
 from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.deadlines import Deadlines
 from supervisor.core.session.handover import rivals, unsettled
-from supervisor.core.session.pacing import GatewayPacer, login_turn, same_account
+from supervisor.core.session.pacing import GatewayPacer, RetryBudget, login_turn, same_account
 from supervisor.core.session.step import step
 from supervisor.core.session.transitions import public, transitions
 from supervisor.core.state import Phase, Snapshot, Transition, TunnelState, Uplink
@@ -52,6 +52,7 @@ class Fleet:
     leaving: frozenset[str] = frozenset()  # not configured any more; each is forgotten when it has stopped
     neighbours: Neighbours = Neighbours()
     pacer: GatewayPacer = GatewayPacer()
+    retries: RetryBudget = RetryBudget()
     uplink: Uplink = Uplink()
     draining: bool = False
 
@@ -129,6 +130,7 @@ def _of_tunnel(fleet: Fleet, event: ev.Event, now: float, jitter: float, utc_off
         now,
         jitter,
         _turn(fleet, tunnel.name, before, now),
+        fleet.retries.turn(),
         fleet.uplink.alive,
         fleet.uplink.doubted,
         utc_offset,
@@ -178,7 +180,9 @@ def _turn(fleet: Fleet, name: str, state: TunnelState, now: float) -> float:
 
 
 def _paced(fleet: Fleet, name: str, before: TunnelState, result: Step, now: float) -> Fleet:
-    """Note what other tunnels at the gateway must know."""
+    """Note what other tunnels, above all those at its gateway, must know."""
+    if (retries := fleet.retries.after(result, now)) is not fleet.retries:
+        fleet = replace(fleet, retries=retries)
     gateway = fleet.neighbours.gateways.get(name)
     if gateway is None:
         return fleet

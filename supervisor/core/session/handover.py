@@ -79,13 +79,13 @@ def active_step(c: StepContext, state: TunnelState, event: ev.Event) -> Step:
     if event.until is not None and not state.coming:
         return step
     reason = event.reason if event.reason in DOWN else Reason.PLANNED
-    gone = _withdrawn(c, standby, reason)
+    gone = withdrawn(c, standby, reason)
     return replace(
         step, tunnel=replace(step.tunnel, standby=gone.session), actions=step.actions + gone.actions
     )
 
 
-def _withdrawn(c: StepContext, standby: SessionState, reason: Reason) -> SessionStep:
+def withdrawn(c: StepContext, standby: SessionState, reason: Reason) -> SessionStep:
     """The standby is not wanted any more."""
     if standby.phase is Phase.STOPPING:
         return SessionStep(replace(standby, reason=reason))
@@ -103,9 +103,9 @@ def standby_step(c: StepContext, state: TunnelState, standby: SessionState, even
         case ev.FlowsCounted():
             stepped = _flows_counted(c, standby, event)
         case ev.Asked():
-            stepped = _withdrawn(c, standby, event.reason)
+            stepped = withdrawn(c, standby, event.reason)
         case _:
-            stepped = session_step(c, standby, event, alone=False)
+            stepped = session_step(c, standby, event)
     if stepped.outcome is Outcome.ENDED:
         return _standby_ended(c, replace(state, standby=None), stepped.session)
     if stepped.outcome is Outcome.CONNECTED:
@@ -119,7 +119,7 @@ def _flows_counted(c: StepContext, standby: SessionState, event: ev.FlowsCounted
         return SessionStep(standby)
     if event.left:
         return SessionStep(replace(standby, drain=replace(standby.drain, left=event.left, idle=event.idle)))
-    return _withdrawn(c, standby, standby.drain.reason)
+    return withdrawn(c, standby, standby.drain.reason)
 
 
 def _lives_on(c: StepContext, state: TunnelState, standby: SessionState, event: ev.Event) -> bool:
@@ -150,8 +150,9 @@ def _standby_ended(c: StepContext, state: TunnelState, standby: SessionState) ->
     if standby.reason is Reason.FAR_END_FULL and state.phase is Phase.UP:
         learned = _taught(state, Second.REFUSED)
     if not own_end:
-        planned = c.now + RECHECK_SECONDS if state.phase is Phase.UP else None
-        return Step(replace(learned, planned=planned), ended=over)
+        planned = due(c.tunnel, learned, c.jitter, c.utc_offset)
+        soonest = None if planned is None else max(planned, c.now + RECHECK_SECONDS)
+        return Step(replace(learned, planned=soonest), ended=over)
     pause = TRY_AGAIN_SECONDS
     if standby.reason in _HOPELESS:
         pause = HOPELESS_SECONDS
@@ -211,7 +212,8 @@ def _exchanged(c: StepContext, step: Step, active: SessionState, standby: Sessio
     already.
     """
     state = step.tunnel
-    if replaced := _same_address(active, standby):
+    replaced, silent = _same_address(active, standby), active.recovery is RecoveryStep.LOGIN
+    if replaced or silent:
         old = terminated(c, replace(active, resumable=False), Reason.PLANNED)
     else:
         end = limit(c.tunnel, state)
@@ -253,7 +255,7 @@ def reconnect_due(c: StepContext, state: TunnelState, event: ev.ReconnectDue) ->
     )
     if active is None or active.phase is not Phase.UP or state.coming or state.drain is not None:
         return Step(later)
-    if not event.free or not c.uplink:
+    if not event.free or not c.uplink or active.session.renewed:
         return Step(later)
     if state.retry.refusals:  # an account that is refused is not tried while the session lives
         return Step(replace(state, planned=c.now + HOPELESS_SECONDS))
@@ -267,7 +269,7 @@ def _slot_taken(c: StepContext, state: TunnelState, standby: SessionState) -> St
     end = limit(c.tunnel, state)
     if end is None or c.now < end - LAST_CALL_SECONDS:
         return Step(state)
-    gone = _withdrawn(c, standby, Reason.PLANNED)
+    gone = withdrawn(c, standby, Reason.PLANNED)
     return Step(replace(state, standby=gone.session), gone.actions)
 
 
@@ -275,15 +277,15 @@ def _begun(c: StepContext, state: TunnelState, active: SessionState) -> Step:
     """In the best way that the remote gateway and the client allow."""
     second, pairs = state.known.second, c.kind.allows_parallel(c.tunnel)
     if pairs and second in (Second.UNKNOWN, Second.ALLOWED):
-        return _standby_begun(c, state, active)
+        return begin_standby(c, state, active)
     if c.kind.renew and c.kind.renew_starts_new_session:
         return _in_place(c, state, active)
     if pairs and second is Second.REPLACES:
-        return _standby_begun(c, state, active)
+        return begin_standby(c, state, active)
     return _at_a_quiet_moment(c, state, active)
 
 
-def _standby_begun(c: StepContext, state: TunnelState, active: SessionState) -> Step:
+def begin_standby(c: StepContext, state: TunnelState, active: SessionState) -> Step:
     """The standby logs in, in the free slot, as soon as it may."""
     if (moment := max(c.turn, state.retry.login_after)) > c.now:
         return Step(replace(state, planned=moment, retry=replace(state.retry, turn=c.turn)))

@@ -66,6 +66,16 @@ def nothing_behind(tunnel: Tunnel, session: SessionState, now: float) -> Session
     return _sick(session, Failure(Reason.DESTINATION, dead_destination(tunnel, session.liveness), now))
 
 
+def silent(session: SessionState, now: float) -> SessionState:
+    """Nothing passes through the tunnel. The session is kept all the same: packets that reach nobody harm
+    nobody, and the first one that gets through is the recovery.
+    """
+    if session.health is Health.UNHEALTHY and session.reason is Reason.UNHEALTHY:
+        return session
+    text = f"no probe target answered in {session.liveness.misses} rounds"
+    return _sick(session, Failure(Reason.UNHEALTHY, text, now))
+
+
 def blind(session: SessionState, now: float) -> SessionState:
     """Nothing can be known about the tunnel while the host's own uplink is dead; it may well live on."""
     if session.health is Health.UNHEALTHY:

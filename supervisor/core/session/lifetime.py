@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from supervisor.core.state import Known, Length, Phase, Second, TunnelState
+from supervisor.core.state import Known, Length, Phase, Reach, Second, TunnelState
 from tunnels.base import Reason
 from tunnels.settings import Planned, Tunnel
 
@@ -24,17 +24,9 @@ SHARE = (
     0.1  # of a session's length: the margin of short ones, and the stretch over which reconnects are spread
 )
 
-# Ends that a remote gateway's time limit may look like.
+# Ends that the remote gateway made, or may have: no verdict of this host, and no silence of the network.
 _ENDED_THERE = frozenset(
-    {
-        Reason.SESSION_EXPIRED,
-        Reason.PEER_CLOSED,
-        Reason.PEER_TIMEOUT,
-        Reason.EXITED,
-        Reason.UNHEALTHY,
-        Reason.KICKED,
-        Reason.AUTH,
-    }
+    {Reason.SESSION_EXPIRED, Reason.PEER_CLOSED, Reason.EXITED, Reason.KICKED, Reason.AUTH}
 )
 
 
@@ -45,11 +37,12 @@ def remembered(seconds: Mapping[str, Second], lengths: Mapping[str, tuple[Length
     }
 
 
-def lengthened(known: Known, seconds: float, reason: Reason) -> Known:
-    """With one more session, which was connected for so long and ended for this reason."""
-    return replace(
-        known, lengths=(*known.lengths, Length(seconds, ended_there(reason)))[-REMEMBERED_SESSIONS:]
-    )
+def lengthened(known: Known, seconds: float, reason: Reason, endpoint: Reach) -> Known:
+    """With one more session, which was connected for so long and ended for this reason. While the gateway
+    does not answer (`endpoint`), it has ended nothing.
+    """
+    there = ended_there(reason) and endpoint is not Reach.SILENT
+    return replace(known, lengths=(*known.lengths, Length(seconds, there))[-REMEMBERED_SESSIONS:])
 
 
 def ended_there(reason: str) -> bool:

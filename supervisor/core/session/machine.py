@@ -19,10 +19,10 @@ from supervisor.core import events as ev
 from supervisor.core.humanize import exit_text
 from supervisor.core.session.address_conflict import unusable
 from supervisor.core.session.context import StepContext
-from supervisor.core.session.health import blind, filled, halted, nothing_behind, proven, rated
+from supervisor.core.session.health import blind, filled, halted, nothing_behind, proven, rated, silent
 from supervisor.core.session.liveness import ROUNDS, UNPROVEN_ROUNDS, blamed, forgotten, missed
 from supervisor.core.session.retry import stable
-from supervisor.core.state import Asking, Failure, Health, Leg, Phase, RecoveryStep, SessionState, connected
+from supervisor.core.state import Asking, Failure, Leg, Phase, RecoveryStep, SessionState, connected
 from tunnels.base import Connected, Failed, Full, Question, Reason, Wanted
 
 ANSWER_SECONDS = 300.0  # that a person has to answer a question of the remote gateway
@@ -53,12 +53,10 @@ class SessionStep:
     outcome: Outcome = Outcome.GOES_ON
 
 
-def session_step(c: StepContext, session: SessionState, event: ev.Event, *, alone: bool) -> SessionStep:
-    """The session after the event. `alone`: no other session could go on if this one ended, so that its
-    client should rather reconnect in place.
-    """
+def session_step(c: StepContext, session: SessionState, event: ev.Event) -> SessionStep:
+    """The session after the event."""
     if isinstance(event, ev.Probed) and session.phase is Phase.UP:
-        return _probed(c, session, event, alone=alone)
+        return _probed(c, session, event)
     handler = TABLE.get((session.phase, type(event)))
     return SessionStep(session) if handler is None else handler(c, session, event)
 
@@ -222,9 +220,9 @@ def _path_mtu(c: StepContext, session: SessionState, event: ev.PathMtu) -> Sessi
 # ----------------------------------------------------------------------------------------------------------
 
 
-def _probed(c: StepContext, session: SessionState, event: ev.Probed, *, alone: bool) -> SessionStep:
+def _probed(c: StepContext, session: SessionState, event: ev.Probed) -> SessionStep:
     """One answer proves the path. Without one it depends on what is dead: only the tunnel itself is helped
-    by a new session.
+    by a new session, about which `core.session.silence` decides.
     """
     if event.rtt is not None:
         well = proven(c.tunnel, session, event.rtt, c.now)
@@ -241,25 +239,19 @@ def _probed(c: StepContext, session: SessionState, event: ev.Probed, *, alone: b
         return SessionStep(blind(session, c.now))
     # A client without room for more connections may be alive all the same, but not for ever.
     crowded = session.liveness.full is not None and session.liveness.misses < UNPROVEN_ROUNDS
-    return SessionStep(session) if c.doubted or crowded else _silent(c, session, alone=alone)
+    return SessionStep(session if c.doubted or crowded else silent(session, c.now))
 
 
-def _silent(c: StepContext, session: SessionState, *, alone: bool) -> SessionStep:
-    """Nothing passes: the client reconnects in place if it can, else the session is given up."""
-    liveness = session.liveness
-    hearsay = liveness.gave_up_on_hearsay or liveness.rounds_without_traffic == 0
-    sick = replace(
-        _failed(c, session, Reason.UNHEALTHY, f"no probe target answered in {liveness.misses} rounds"),
-        health=Health.UNHEALTHY,
-        liveness=replace(liveness, gave_up_on_hearsay=hearsay, recent=(), degraded=None),
-    )
-    if alone and c.kind.renew and not session.session.renewed:
-        return _renewed(c, sick)
-    return terminated(c, sick, Reason.UNHEALTHY)
+def given_up(c: StepContext, session: SessionState) -> SessionStep:
+    """A silent session ends."""
+    return terminated(c, _found_silent(c, session), Reason.UNHEALTHY)
 
 
-def _renewed(c: StepContext, session: SessionState) -> SessionStep:
-    """The client is told to reconnect in place, and has until `ROUNDS` more rounds have passed in silence."""
+def renewed(c: StepContext, session: SessionState) -> SessionStep:
+    """The client of a silent session is told to reconnect in place, and has until `ROUNDS` more rounds have
+    passed in silence.
+    """
+    session = _found_silent(c, session)
     liveness = replace(forgotten(session.liveness), misses=ROUNDS, healthy_since=None)
     renewing = replace(
         session,
@@ -271,6 +263,13 @@ def _renewed(c: StepContext, session: SessionState) -> SessionStep:
         liveness=liveness,
     )
     return SessionStep(renewing, (ev.Renew(c.tunnel.name, session.session.number),))
+
+
+def _found_silent(c: StepContext, session: SessionState) -> SessionState:
+    liveness = session.liveness
+    hearsay = liveness.gave_up_on_hearsay or liveness.rounds_without_traffic == 0
+    failed = _failed(c, session, Reason.UNHEALTHY, f"no probe target answered in {liveness.misses} rounds")
+    return replace(failed, liveness=replace(liveness, gave_up_on_hearsay=hearsay))
 
 
 def _uplink_back(c: StepContext, session: SessionState, event: ev.UplinkBack) -> SessionStep:

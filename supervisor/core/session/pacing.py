@@ -18,6 +18,8 @@ from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
 SPACING_SECONDS = 0.5  # between two clients that connect to one gateway
+MOST_RETRIES = 20  # repeated attempts, of all tunnels, that may begin within RETRY_WINDOW_SECONDS
+RETRY_WINDOW_SECONDS = 0.5
 RECHECK_SECONDS = 1.0  # until a tunnel looks again whether another one's login has succeeded
 FIRST_LOGIN_SECONDS = 10.0  # that the others wait for the first login with their account
 
@@ -93,6 +95,27 @@ class GatewayPacer:
         pacer = self if state.retry.turn is None else self.taken(gateway, state.retry.turn)
         banned = state.reason is Reason.BANNED and state.phase is Phase.BACKOFF
         return pacer.shut(gateway, state.deadline) if banned and state.deadline is not None else pacer
+
+
+@dataclass(frozen=True, slots=True)
+class RetryBudget:
+    """Repeated attempts of all tunnels, after the return of an uplink for instance, start few processes at a
+    time.
+    """
+
+    moments: tuple[float, ...] = ()  # of the last ones, monotonic seconds
+
+    def turn(self) -> float:
+        """The first moment (monotonic seconds) for another one."""
+        return 0.0 if len(self.moments) < MOST_RETRIES else self.moments[0] + RETRY_WINDOW_SECONDS
+
+    def after(self, step: Step, now: float) -> RetryBudget:
+        """After a step of any tunnel."""
+        active = step.tunnel.active
+        repeated = active is not None and active.reason is Reason.RETRY
+        if not repeated or not any(isinstance(action, Spawn) for action in step.actions):
+            return self
+        return RetryBudget((*self.moments, now)[-MOST_RETRIES:])
 
 
 def login_turn(others: Iterable[TunnelState], now: float) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from supervisor.core.backoff import Backoff
-from supervisor.core.state import Health, Phase, RetryState, SessionState, TunnelState
+from supervisor.core.state import Health, Phase, Reach, RetryState, SessionState, TunnelState
 from tunnels.base import Reason
 from tunnels.settings import Reconnect, Tunnel
 
@@ -21,6 +21,8 @@ HOURLY_SECONDS = (3600.0, 5400.0)  # between attempts then: most likely our cert
 # After each attempt in a row that failed for a cause that somebody has to cure; the last entry also for more.
 # The first ones are short: a server that is just starting, or a clock that is just being set, cures itself.
 CURABLE_SECONDS = (30.0, 60.0, 90.0, 90.0, 300.0, 600.0, 1200.0, 1800.0)
+UNASKED_ATTEMPTS = 3  # in a row that nothing answers, before the gateway is asked first
+ASKED_SECONDS = 30.0  # between two attempts while the gateway, when asked, does not answer
 SHORTEST_LIFE_SECONDS = 5.0  # that a session must live for its end to count as an ordinary time limit
 
 
@@ -161,6 +163,12 @@ def not_retried(state: TunnelState) -> str | None:
     return f"{harm}; it begins when a secret or the configuration is corrected, or with: facilitator start"
 
 
+# Ends of an attempt that most likely nothing has answered.
+_NO_ANSWER = frozenset(
+    {Reason.NETWORK, Reason.DNS, Reason.START_TIMEOUT, Reason.PEER_TIMEOUT, Reason.UNHEALTHY}
+)
+
+
 def stable(tunnel: Tunnel, session: SessionState, now: float) -> bool:
     """Whether this session was well for long enough to forget the failures before it. Without probes, being
     connected counts as health.
@@ -211,6 +219,29 @@ def pause(
         case Retry.LOGIN | Retry.NEVER:
             wait = None
     return wait
+
+
+def unreached(session: SessionState, endpoint: Reach) -> bool:
+    """Whether no packet of the remote gateway has answered this session's attempt to connect: it harms nobody
+    and may be repeated soon.
+    """
+    if endpoint is Reach.ANSWERS or session.reason not in _NO_ANSWER:
+        return False
+    never_connected = session.session.connected is None and session.reason in (Reason.NETWORK, Reason.DNS)
+    return never_connected or endpoint is Reach.SILENT
+
+
+def unreached_pause(reconnect: Reconnect, attempts: int, endpoint: Reach, jitter: float) -> float:
+    """Seconds before the next attempt after so many in a row that nothing has answered.
+
+    A gateway that is known to answer is asked itself meanwhile (`app.watchers.endpoints`), which ends the
+    pause. Then a client is started only now and then, in case the gateway has moved or its answers are
+    filtered.
+    """
+    longest = min(reconnect.unreachable, reconnect.max)
+    if endpoint is Reach.SILENT and attempts > UNASKED_ATTEMPTS:
+        longest = max(longest, min(ASKED_SECONDS, reconnect.max))
+    return longest * (1.0 + jitter) / 2
 
 
 def _lived(session: SessionState, now: float) -> bool:

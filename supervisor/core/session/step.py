@@ -13,6 +13,7 @@ from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.handover import about_standby, active_step, reconnect_due, settled, standby_step
 from supervisor.core.session.lifetime import due, lengthened
 from supervisor.core.session.machine import TABLE
+from supervisor.core.session.silence import silence_followed
 from supervisor.core.session.tunnel_machine import IDLE, RUNNING
 from supervisor.core.state import Known, Phase, TunnelState, well
 
@@ -38,6 +39,8 @@ def step(c: StepContext, state: TunnelState, event: ev.Event) -> Step:
         result = standby_step(c, state, standby, event)
     else:
         result = active_step(c, state, event)
+    if isinstance(event, ev.Probed | ev.EndpointSeen):
+        result = silence_followed(c, result)
     result = settled(c, state, result)
     after = result.tunnel
     if (known := _learned(c, state, result)) is not after.known:
@@ -60,9 +63,9 @@ def _learned(c: StepContext, before: TunnelState, step: Step) -> Known:
             continue
         session = now.get(number)
         if session is None:
-            known = lengthened(known, c.now - connected, reasons[number])
+            known = lengthened(known, c.now - connected, reasons[number], before.endpoint)
         elif session.phase is not Phase.UP:
-            known = lengthened(known, c.now - connected, session.reason)
+            known = lengthened(known, c.now - connected, session.reason, before.endpoint)
     return known
 
 

@@ -19,7 +19,17 @@ from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.escalation import escalate
 from supervisor.core.session.liveness import LOCAL
 from supervisor.core.session.machine import DOWN, Outcome, SessionStep, reconnecting, session_step, terminated
-from supervisor.core.session.retry import COUNTED, CURABLE_SECONDS, POLICIES, Retry, login_left, pause, stable
+from supervisor.core.session.retry import (
+    COUNTED,
+    CURABLE_SECONDS,
+    POLICIES,
+    Retry,
+    login_left,
+    pause,
+    stable,
+    unreached,
+    unreached_pause,
+)
 from supervisor.core.state import (
     Drain,
     Failure,
@@ -38,7 +48,7 @@ from tunnels.base import Reason
 
 QUIET_SECONDS = 900.0  # that a reconnect for changed inputs waits for a quiet moment
 UPLINK_RECHECK_SECONDS = 30.0  # between two looks at a dead uplink; its return is told by an event
-UPLINK_SPREAD_SECONDS = 5.0  # over which the starts after a dead uplink are spread
+SPREAD_SECONDS = 1.0  # over which the starts after the return of an uplink or a gateway are spread
 
 
 def tunnel_step(c: StepContext, state: TunnelState, event: ev.Event) -> Step:
@@ -49,7 +59,7 @@ def tunnel_step(c: StepContext, state: TunnelState, event: ev.Event) -> Step:
         return Step(state) if handler is None else handler(c, state, event)
     if (about := RUNNING.get(type(event))) is not None:
         return about(c, state, active, event)
-    return _followed(c, state, session_step(c, active, event, alone=not state.spare))
+    return _followed(c, state, session_step(c, active, event))
 
 
 def _followed(c: StepContext, state: TunnelState, stepped: SessionStep) -> Step:
@@ -183,17 +193,20 @@ def _quiet(c: StepContext, state: TunnelState, active: SessionState, event: ev.Q
 
 
 def _endpoint_seen(c: StepContext, state: TunnelState, event: ev.EndpointSeen) -> Step:
-    return Step(replace(state, endpoint=event.reach))
+    return Step(replace(state, endpoint=event.reach, endpoint_since=c.now))
 
 
 def _endpoint_seen_waiting(c: StepContext, state: TunnelState, event: ev.EndpointSeen) -> Step:
-    """A gateway that is back may have been repaired: what waits for somebody to cure it is tried."""
-    returned = state.endpoint is Reach.SILENT and event.reach is Reach.ANSWERS
-    seen = replace(state, endpoint=event.reach)
+    """A gateway that answers again ends the pause; it may have been repaired, too, so that what waits for
+    somebody to cure it is tried.
+    """
+    seen = _endpoint_seen(c, state, event).tunnel
+    if event.reach is not Reach.ANSWERS or state.endpoint is not Reach.SILENT:
+        return Step(seen)
     curable = POLICIES[state.reason].retry is Retry.CURABLE and state.reason not in LOCAL
-    if returned and curable and c.now - state.since >= CURABLE_SECONDS[0]:
+    if curable and c.now - state.since >= CURABLE_SECONDS[0]:
         return begin(c, seen, Reason.RETRY)
-    return Step(seen)
+    return Step(_soon(c, seen) if state.retry.unreached > 0 else seen)
 
 
 def _endpoint_seen_running(
@@ -208,17 +221,25 @@ def _endpoint_seen_running(
 
 def _backoff_deadline(c: StepContext, state: TunnelState, event: ev.Tick) -> Step:
     """The pause is over. What only waited for its turn begins for the reason that it had."""
-    asked = POLICIES[state.reason].retry is Retry.NOW
-    return begin(c, state, state.reason if asked else Reason.RETRY)
+    if POLICIES[state.reason].retry is Retry.NOW:
+        return begin(c, state, state.reason)
+    if c.retry_turn > c.now:
+        return Step(replace(state, idle=replace(state.idle, deadline=c.retry_turn)))
+    return begin(c, state, Reason.RETRY)
 
 
 def _uplink_back_idle(c: StepContext, state: TunnelState, event: ev.UplinkBack) -> Step:
-    """What waited begins within some seconds, not all at once."""
-    soon = c.now + c.jitter * UPLINK_SPREAD_SECONDS
-    transient = POLICIES[state.reason].retry is Retry.BACKOFF
-    if not transient or (state.deadline is not None and state.deadline < soon):
-        return Step(state)
-    return Step(replace(state, idle=replace(state.idle, deadline=soon)))
+    """What waited begins within a second, not all at once."""
+    return Step(_soon(c, state))
+
+
+def _soon(c: StepContext, state: TunnelState) -> TunnelState:
+    soon = c.now + c.jitter * SPREAD_SECONDS
+    if POLICIES[state.reason].retry is not Retry.BACKOFF or (
+        state.deadline is not None and state.deadline < soon
+    ):
+        return state
+    return replace(state, idle=replace(state.idle, deadline=soon))
 
 
 def _clock_set(c: StepContext, state: TunnelState, event: ev.ClockSet) -> Step:
@@ -337,12 +358,14 @@ def _ended(c: StepContext, state: TunnelState, session: SessionState) -> Step:
     state = replace(state, active=None, last=session.session, retry=retry)
     if spare or state.want is Want.DOWN:
         return replace(_stopped(c, state, session.reason), ended=over)
-    retry = _counted(c, retry, session)
+    retry = _counted(c, state, session)
     wait = pause(c.tunnel, retry, session, c.now, c.jitter)
+    if wait and retry.unreached:
+        wait = unreached_pause(c.tunnel.reconnect, retry.unreached, state.endpoint, c.jitter)
     if session.outdated and POLICIES[session.reason].retry is not Retry.BACKOFF:
         state = replace(state, retry=from_nothing(retry))
         return replace(begin(c, state, Reason.INPUTS_CHANGED), ended=over)
-    retry = replace(escalate(retry, session), attempts=retry.attempts + 1)
+    retry = replace(escalate(retry, session), attempts=retry.attempts + (not retry.unreached))
     if session.reason is Reason.AUTH:
         retry = replace(retry, login_after=c.now + (wait or 0.0))
     state = replace(state, retry=retry)
@@ -356,11 +379,12 @@ def _ended(c: StepContext, state: TunnelState, session: SessionState) -> Step:
     return replace(step, ended=over)
 
 
-def _counted(c: StepContext, retry: RetryState, session: SessionState) -> RetryState:
-    reason = session.reason
+def _counted(c: StepContext, state: TunnelState, session: SessionState) -> RetryState:
+    reason, retry = session.reason, state.retry
     lasted, counts = stable(c.tunnel, session, c.now), POLICIES[reason].retry in COUNTED
     return replace(
         retry,
+        unreached=retry.unreached + 1 if unreached(session, state.endpoint) else 0,
         attempts=0 if lasted else retry.attempts,
         refusals=retry.refusals + (reason is Reason.AUTH),
         suspicions=counts + (retry.suspicions if counts and not lasted else 0),

@@ -100,12 +100,20 @@ def _launch(tunnel: OpenVPN, place: Placement, inputs: Mapping[str, bytes]) -> L
             "--config",
             "/proc/self/fd/{config}",
             *_network(tunnel, place),
+            *(_KEPT_WHILE_SILENT if tunnel.probe.targets else ()),
             *_process(management),
             *(() if profile.static_key else _handshake(asks_login)),
         ),
         files={"config": text.encode()},
         management=management,
     )
+
+
+# Where probes judge the session, its own timer does not end it: a silence of the network costs no login.
+_KEPT_WHILE_SILENT = (
+    *("--ping-restart", "0", "--pull-filter", "ignore", "ping-restart"),
+    *("--pull-filter", "ignore", "ping-exit"),
+)
 
 
 def _network(tunnel: OpenVPN, place: Placement) -> tuple[str, ...]:
