@@ -343,11 +343,8 @@ class Daemon:
         parts = self._parts
         parts.notifier.reloading()
         parts.watchers.tls.renew()
-        result: ReloadDocument = {
-            "done": [],
-            "errors": ["not all of it was taken over: an internal error; the log has the details"],
-            "problems": [],
-        }
+        failed = "not all of it was taken over: an internal error; the log has the details"
+        result: ReloadDocument = {"done": [], "errors": [failed], "problems": []}
         with parts.faults.contained("reload"):
             result = self._reload()
         parts.reports.metrics.reloaded(not result["errors"])

@@ -78,7 +78,8 @@ def test_the_generated_documents_are_up_to_date(document: Path) -> None:
 
 # Files that are larger than 350 lines of code, and how large they may be.
 LARGER = {
-    "supervisor/core/views/documents.py": 394  # declarations of types only
+    "supervisor/control/openapi.py": 370,  # descriptions of the API only
+    "supervisor/core/views/documents.py": 394,  # declarations of types only
 }
 
 
@@ -123,7 +124,6 @@ def test_functions_are_mostly_tiny() -> None:
 CONTAIN = {
     "supervisor/core/faults.py",
     "supervisor/core/session/kind_guard.py",
-    "supervisor/config/rules.py",
     "supervisor/config/tunnel_entries.py",
     "supervisor/clients/client.py",
     "supervisor/clients/launch.py",

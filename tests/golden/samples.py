@@ -58,6 +58,7 @@ FACTS = Session(
     "10.78.0.2",
     "198.51.100.7",
     (ip_network("10.77.0.0/24"), ip_network("fd00::/64")),
+    (ip_network("10.77.0.0/25"),),
     1400,
     5.5,
     True,
@@ -99,6 +100,7 @@ STATE = TunnelState(
     retry=RetryState(
         attempts=4,
         refusals=2,
+        unreached=8,
         suspicions=6,
         login_after=9.5,
         turn=10.5,
@@ -111,6 +113,7 @@ STATE = TunnelState(
     ),
     drain=Drain(Reason.STOPPED, 13.5, 8, 14.5),
     endpoint=Reach.ANSWERS,
+    endpoint_since=18.0,
     reconnects=5,
     known=Known(Second.REPLACES, (Length(3600.0, True), Length(60.5, False))),
     planned=15.5,

@@ -102,10 +102,11 @@ def idle(phase: str) -> dict[str, Any]:
 @pytest.mark.parametrize("standby", [STANDBY, None], ids=["a standby", "none"])
 def test_a_record_of_today_outlives_the_way_through_the_earlier_format(active: Any, standby: Any) -> None:
     active, standby = (None if each is None else replace(each, code_at=None) for each in (active, standby))
-    state = replace(STATE, active=active, standby=standby)
+    retry = replace(STATE.retry, unreached=0)
+    state = replace(STATE, active=active, standby=standby, retry=retry, endpoint_since=0.0)
     if active is not None:  # the earlier format had no place for these beside it
         of_last = {"failure": None, "resumable": False, "recovery": None, "gave_up_on_hearsay": False}
-        state = replace(state, idle=Idle(), last=Session(0), retry=replace(STATE.retry, **of_last))
+        state = replace(state, idle=Idle(), last=Session(0), retry=replace(retry, **of_last))
     stored = replace(STORED, record=replace(STORED.record, state=state))
     raw = json.loads(RECORD.written(stored))
     earlier.record(raw)
