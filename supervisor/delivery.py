@@ -21,7 +21,8 @@ from supervisor.core.session.fleet import Members
 from supervisor.core.session.handover import beside
 from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.record import TunnelRecord
-from supervisor.core.state import Phase, Snapshot, Transition
+from supervisor.core.snapshot import Snapshot, Transition
+from supervisor.core.state import Phase
 from supervisor.outputs import Outputs
 from tunnels.base import AnyKind, Reason, slot_name
 from tunnels.settings import Tunnel

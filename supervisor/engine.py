@@ -28,7 +28,8 @@ from supervisor.core.session.fault_retry import PostponedSteps
 from supervisor.core.session.fleet import Fleet, FleetStep, fold, neighbours
 from supervisor.core.session.handover import planning
 from supervisor.core.session.record import PreviousRun, TunnelRecord, recorded, revive, revive_nothing
-from supervisor.core.state import Known, Phase, Snapshot, Transition
+from supervisor.core.snapshot import Snapshot, Transition
+from supervisor.core.state import Known, Phase
 from supervisor.delivery import Delivery, flow_jobs, probe_jobs
 from supervisor.inbox import Inbox
 from supervisor.outputs import Outputs

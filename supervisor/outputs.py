@@ -16,7 +16,7 @@ from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.record import TunnelRecord
-from supervisor.core.state import Snapshot, Transition
+from supervisor.core.snapshot import Snapshot, Transition
 from tunnels.settings import Tunnel
 
 

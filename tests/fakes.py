@@ -19,7 +19,8 @@ from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.record import PreviousRun, TunnelRecord
-from supervisor.core.state import Known, Phase, Proof, Second, Snapshot, Transition
+from supervisor.core.snapshot import Snapshot, Transition
+from supervisor.core.state import Known, Phase, Proof, Second
 from supervisor.engine import Engine
 from supervisor.inbox import Inbox
 from supervisor.outputs import Outputs, Recorder

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from supervisor.core.network.plan import NetworkPlan
-from supervisor.core.state import Snapshot
+from supervisor.core.snapshot import Snapshot
 from tunnels.settings import Tunnel
 
 

@@ -28,7 +28,8 @@ from supervisor.control.stop_reason import StopReason
 from supervisor.control.supervisor import stop_reason
 from supervisor.core.events import Asked
 from supervisor.core.humanize import duration
-from supervisor.core.state import Phase, Snapshot, Want
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Phase, Want
 from supervisor.core.views.drain_text import all_counted, drains, silence, waits_for
 from tunnels.base import Reason
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from supervisor.core.session.liveness import dead_leg
-from supervisor.core.state import Phase, Snapshot, Want, not_agreed, well
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Phase, Want, not_agreed, well
 
 UPLINK = "uplink"  # name of the condition that this host's own uplink is dead
 DOWN = "tunnels-down"  # name of the condition that tunnels do not work

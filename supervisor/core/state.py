@@ -1,12 +1,10 @@
-"""The state of one tunnel and its sessions, and the snapshot of all of them that every output is a function
-of.
-"""
+"""The state of one tunnel and its sessions."""
 
 from __future__ import annotations
 
 import contextlib
 import enum
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import collapse_addresses, ip_address
 from typing import Any, NamedTuple
@@ -426,41 +424,3 @@ class SessionEnded:
     def connected_for(self) -> float | None:
         """Seconds for which it was connected; None: it never was."""
         return None if self.session.connected is None else self.at - self.session.connected
-
-
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """One change of phase or health: the single record for log, counter, history and status."""
-
-    tunnel: str
-    session: int
-    before: Phase
-    after: Phase
-    health: Health
-    reason: Reason
-    text: str
-    at: float  # monotonic seconds
-    lasted: float  # seconds that the state before had lasted
-    rung: RecoveryStep | None = None  # the recovery that begins with it
-    leg: Leg | None = None  # the part of the way that is dead, as far as that is known
-    ended: SessionEnded | None = None  # the session that is over with it
-
-
-@dataclass(frozen=True, slots=True)
-class Uplink:
-    """Whether this host's own way out works."""
-
-    alive: bool = True
-    since: float = float("-inf")  # monotonic seconds
-    text: str = ""  # what shows that it is dead
-    doubted: bool = False  # it may be dead; a verdict follows within seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All tunnels at one moment: the read model of everything that goes out."""
-
-    tunnels: Mapping[str, tuple[Tunnel, TunnelState]]
-    now: float  # monotonic seconds
-    draining: bool = False
-    uplink: Uplink = Uplink()

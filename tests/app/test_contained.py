@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 
 from supervisor.app.wiring import log_fault
 from supervisor.core.alerting.verdict import Alert
-from supervisor.core.state import Phase, Snapshot, Transition
+from supervisor.core.snapshot import Snapshot, Transition
+from supervisor.core.state import Phase
 from supervisor.outputs import Outputs
 from supervisor.reports.history.last_failures import LastFailures
 from supervisor.reports.log.configure import TransitionLog

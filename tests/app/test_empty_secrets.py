@@ -81,8 +81,18 @@ VPNC = "IPSec gateway 192.0.2.1\nIPSec ID x\nXauth username u\nIPSec secret {0}\
 SWANCTL = "connections {{ x {{ remote_addrs = 192.0.2.1\n children {{ y {{ }} }} }} }}\nsecrets {{ ike {{ secret = {0}\n}} }}"
 OPENVPN = "client\nremote 192.0.2.1\ndev tun\nca ca.pem\ncert cert.pem\nkey key.pem\n"
 INLINE = [
-    ("wireguard", "d.conf", WIREGUARD.format("", KEY, KEY), "d.conf:2: PrivateKey is not filled in; put in a key (44 characters of base64)"),
-    ("wireguard", "d.conf", WIREGUARD.format(KEY, KEY, " "), "d.conf:6: PresharedKey is not filled in; put in a key (44 characters of base64)"),
+    (
+        "wireguard",
+        "d.conf",
+        WIREGUARD.format("", KEY, KEY),
+        "d.conf:2: PrivateKey is not filled in; put in a key (44 characters of base64)",
+    ),
+    (
+        "wireguard",
+        "d.conf",
+        WIREGUARD.format(KEY, KEY, " "),
+        "d.conf:6: PresharedKey is not filled in; put in a key (44 characters of base64)",
+    ),
     ("wireguard", "d.conf", "\n", "config: {0}/d.conf is empty"),
     ("vpnc-inline", "e.conf", VPNC.format("", "x"), "e.conf:4: IPSec secret is empty"),
     ("vpnc-inline", "e.conf", VPNC.format("x", ""), "e.conf:5: Xauth password is empty"),

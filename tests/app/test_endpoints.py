@@ -21,7 +21,8 @@ from supervisor.app.watchers.endpoints import (
     ProbeRecord,
 )
 from supervisor.core.events import EndpointSeen, Event
-from supervisor.core.state import Failure, Health, Phase, Reach, Session, Snapshot, TunnelState, Uplink
+from supervisor.core.snapshot import Snapshot, Uplink
+from supervisor.core.state import Failure, Health, Phase, Reach, Session, TunnelState
 from supervisor.probes.gateway import answers
 from tests.fakes import KIND
 from tests.netns import Namespace

@@ -20,7 +20,7 @@ from supervisor.app.preflight.host_watch import (
 )
 from supervisor.core.events import ClockSet, Event, Noticed
 from supervisor.core.network.plan import NetworkPlan
-from supervisor.core.state import Snapshot
+from supervisor.core.snapshot import Snapshot
 from tests.app.test_clock import SettableClock
 from tests.doctor.test_host import DOCKER, HostTree
 from tests.kernel.lab import until

@@ -30,7 +30,8 @@ from supervisor.core.network.changes import Change, Op
 from supervisor.core.network.lanes import FIRST_LANE, lane_of
 from supervisor.core.network.layout import Element, Table
 from supervisor.core.network.wanted import RouteCounts
-from supervisor.core.state import Health, Phase, Session, Snapshot, Transition
+from supervisor.core.snapshot import Snapshot, Transition
+from supervisor.core.state import Health, Phase, Session
 from supervisor.kernel.counters import LinkBytes
 from supervisor.kernel.nft.table import Nftables
 from supervisor.reports.history.archive import Archive

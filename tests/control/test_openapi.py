@@ -27,19 +27,8 @@ from supervisor.core.diagnosis.answer import PacketOutcome, document
 from supervisor.core.diagnosis.checks import CheckStatus
 from supervisor.core.diagnosis.query import PacketQuery
 from supervisor.core.events import ClientSaid
-from supervisor.core.state import (
-    Asking,
-    Drain,
-    Health,
-    Leg,
-    Phase,
-    Reach,
-    RecoveryStep,
-    Second,
-    Snapshot,
-    Uplink,
-    Want,
-)
+from supervisor.core.snapshot import Snapshot, Uplink
+from supervisor.core.state import Asking, Drain, Health, Leg, Phase, Reach, RecoveryStep, Second, Want
 from supervisor.core.views import documents
 from supervisor.core.views.audit_lines import Accounts, ChangeRequest, FlowChange, FlowRecord
 from supervisor.core.views.availability import Standing

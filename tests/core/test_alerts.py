@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.alerting.verdict import Verdict, verdicts
-from supervisor.core.state import Failure, Health, Phase, Session, Snapshot, TunnelState, Want, well
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Failure, Health, Phase, Session, TunnelState, Want, well
 from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import AlertSettings, Probe, Tunnel

@@ -14,18 +14,8 @@ from supervisor.core import events as ev
 from supervisor.core.session.liveness import STALE_ROUNDS, UNPROVEN_ROUNDS, dead_leg
 from supervisor.core.session.quality import WINDOW_ROUNDS
 from supervisor.core.session.step import step
-from supervisor.core.state import (
-    Failure,
-    Health,
-    Leg,
-    Phase,
-    Proof,
-    Reach,
-    Session,
-    TunnelState,
-    Uplink,
-    well,
-)
+from supervisor.core.snapshot import Uplink
+from supervisor.core.state import Failure, Health, Leg, Phase, Proof, Reach, Session, TunnelState, well
 from tests.core.moments import moment
 from tests.fakes import KIND
 from tests.states import but, tunnel_state

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core.conditions import DOWN, UPLINK, Condition, of_tunnels, visible
-from supervisor.core.state import Failure, Health, Phase, Session, Snapshot, TunnelState, Uplink, Want
+from supervisor.core.snapshot import Snapshot, Uplink
+from supervisor.core.state import Failure, Health, Phase, Session, TunnelState, Want
 from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel

@@ -7,7 +7,8 @@ from ipaddress import ip_network
 import pytest
 
 from supervisor.core.network.failover import choose
-from supervisor.core.state import Health, Phase, Snapshot, TunnelState
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Health, Phase, TunnelState
 from tests.states import tunnel_state
 from tunnels.settings import Probe, Reconnect, Tunnel
 

@@ -14,7 +14,8 @@ from supervisor.core.alerting.grouping import GROUP_PREFIX, SEVERITIES, SharedCa
 from supervisor.core.alerting.incidents import IncidentState, decide, inherit
 from supervisor.core.alerting.verdict import Verdict, verdicts
 from supervisor.core.conditions import Condition
-from supervisor.core.state import Failure, Health, Phase, Snapshot, TunnelState, Uplink, Want
+from supervisor.core.snapshot import Snapshot, Uplink
+from supervisor.core.state import Failure, Health, Phase, TunnelState, Want
 from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import AlertSettings, Login, Probe, Secret, Tunnel

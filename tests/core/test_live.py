@@ -22,7 +22,7 @@ from supervisor.core.preflight.facts import (
     TableRoute,
 )
 from supervisor.core.preflight.live import clock, conditions
-from supervisor.core.state import Snapshot
+from supervisor.core.snapshot import Snapshot
 from tests.doctor.test_checks import CLOUD, DOCKER, PLAN, SITE, SOUND, base
 
 FIREWALL = {"third-party-firewall"}

@@ -13,7 +13,8 @@ from supervisor.core.network.failover import choose
 from supervisor.core.network.lanes import FIRST_LANE, LAST_LANE, NEXT_SLOT, share_of
 from supervisor.core.network.plan import Lane, Manner, assign_lanes, desired, next_refusal
 from supervisor.core.network.running_flows import taken_over
-from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState, Want
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Health, Phase, Session, TunnelState, Want
 from tests.states import but, tunnel_state
 from tunnels.base import device_name
 from tunnels.settings import Tunnel

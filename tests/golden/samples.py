@@ -19,6 +19,7 @@ from supervisor.clients import process_journal, totp
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.totp import Codes
 from supervisor.core.session.record import TunnelRecord
+from supervisor.core.snapshot import Snapshot, Transition
 from supervisor.core.state import (
     Asking,
     Drain,
@@ -35,8 +36,6 @@ from supervisor.core.state import (
     Second,
     Session,
     SessionState,
-    Snapshot,
-    Transition,
     TunnelState,
     Want,
 )

@@ -7,7 +7,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from supervisor.core.state import Health, Phase, Session, SessionEnded, Snapshot, Transition
+from supervisor.core.snapshot import Snapshot, Transition
+from supervisor.core.state import Health, Phase, Session, SessionEnded
 from supervisor.reports.history.archive import Archive
 from supervisor.reports.history.recorder import History, HistorySources
 from tests.history.worlds import tunnel

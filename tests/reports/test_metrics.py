@@ -20,7 +20,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from supervisor.core.network.wanted import RouteCounts
-from supervisor.core.state import Health, Phase, Session, Snapshot, TunnelState
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Health, Phase, Session, TunnelState
 from supervisor.reports.metrics import loop_lag
 from supervisor.reports.metrics.counters import MonotonicCounter, SentEvents
 from supervisor.reports.metrics.exporter import Metrics

@@ -5,17 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from supervisor.core.alerting.verdict import Alert, Verdict
-from supervisor.core.state import (
-    Failure,
-    Health,
-    Leg,
-    Phase,
-    Session,
-    SessionEnded,
-    Snapshot,
-    Transition,
-    TunnelState,
-)
+from supervisor.core.snapshot import Snapshot, Transition
+from supervisor.core.state import Failure, Health, Leg, Phase, Session, SessionEnded, TunnelState
 from tests.states import RUNNING, but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Tunnel

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from supervisor.core.events import Asked, ClientSaid, DeviceLost, Event, Exited, Probed, Tick
 from supervisor.core.session.step import step
-from supervisor.core.state import Phase, Snapshot, Transition, TunnelState
+from supervisor.core.snapshot import Snapshot, Transition
+from supervisor.core.state import Phase, TunnelState
 from supervisor.reports.history.last_failures import MAX_FAILURES, LastFailures
 from tests.core.moments import moment
 from tests.why.worlds import tunnel

@@ -23,7 +23,8 @@ from supervisor.core.network.lanes import FIRST_LANE
 from supervisor.core.network.layout import Device, HostFeatures
 from supervisor.core.network.plan import Lane, NetworkPlan, assign_lanes, desired
 from supervisor.core.network.wanted import wanted
-from supervisor.core.state import Drain, Failure, Health, Phase, Session, Snapshot, TunnelState, Want
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Drain, Failure, Health, Phase, Session, TunnelState, Want
 from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Reconnect, Tunnel

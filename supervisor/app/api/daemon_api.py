@@ -17,7 +17,8 @@ from supervisor.app.api.status_page_model import StatusPageModel
 from supervisor.clients.runner import Runner
 from supervisor.core.diagnosis.query import PacketQuery
 from supervisor.core.events import Asked
-from supervisor.core.state import Phase, Snapshot, TunnelState, well
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Phase, TunnelState, well
 from supervisor.core.views.audit_lines import ChangeRequest
 from supervisor.core.views.documents import (
     AlertsDocument,

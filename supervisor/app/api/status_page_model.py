@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.humanize import iso
-from supervisor.core.state import Failure, Health, Phase, Session, Snapshot, TunnelState
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Failure, Health, Phase, Session, TunnelState
 from supervisor.core.views.documents import (
     DayEntry,
     FailureEntry,

@@ -13,7 +13,8 @@ import structlog
 
 from supervisor.app.stores.json_file import JsonFile
 from supervisor.core.formats import NotUnderstood, document
-from supervisor.core.state import Second, Snapshot, Transition
+from supervisor.core.snapshot import Snapshot, Transition
+from supervisor.core.state import Second
 
 NAME = "second-sessions.json"
 

@@ -20,7 +20,7 @@ from supervisor.app.engine_view import ReadableEngine
 from supervisor.config.model import Audit
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
-from supervisor.core.state import Snapshot, Transition
+from supervisor.core.snapshot import Snapshot, Transition
 from supervisor.core.views.audit_lines import AuditEvent, ChangeRequest, Requester
 from supervisor.core.views.documents import AuditDocument
 from supervisor.kernel.conntrack.flow_events import FlowEvents

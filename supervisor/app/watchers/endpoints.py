@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from supervisor.core.events import EndpointSeen, Event
-from supervisor.core.state import Reach, Snapshot, TunnelState, Want, well
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Reach, TunnelState, Want, well
 from supervisor.probes.gateway import answers
 from tunnels.base import AnyKind
 from tunnels.settings import Tunnel

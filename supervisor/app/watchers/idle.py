@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from supervisor.core.events import Event, Quiet
-from supervisor.core.state import Phase, Session, Snapshot
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Phase, Session
 from supervisor.engine import Engine
 
 WINDOW_SECONDS = 3.0  # a tunnel must be idle for this long

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from supervisor.core.state import Snapshot, TunnelState, Want, well
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import TunnelState, Want, well
 from tunnels.settings import Tunnel
 
 FLAPPING_FAILURES = 5  # failures within one outage from which on the tunnel counts as flapping

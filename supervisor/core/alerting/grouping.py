@@ -14,7 +14,8 @@ from supervisor.core.alerting.verdict import Alert, Verdict, destinations, failu
 from supervisor.core.session.liveness import LOCAL
 from supervisor.core.session.pacing import account
 from supervisor.core.session.reasons import is_failure
-from supervisor.core.state import Snapshot, TunnelState, Want, well
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import TunnelState, Want, well
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 

@@ -15,7 +15,7 @@ from supervisor.core.alerting.flapping import OutageTracker, track_outages
 from supervisor.core.alerting.grouping import GROUP_PREFIX, Causes, assign, group
 from supervisor.core.alerting.verdict import Alert, Verdict, condition_alerts, verdicts
 from supervisor.core.conditions import Condition
-from supervisor.core.state import Snapshot
+from supervisor.core.snapshot import Snapshot
 
 # Flap damping of conditions: how long one must be gone before its incident is resolved, by how often it has
 # come back lately; the last entry also for more.

@@ -17,7 +17,8 @@ from supervisor.core.diagnosis.obstacles import obstacles
 from supervisor.core.diagnosis.query import Alias, Evidence, Match, PacketPath, aliases, locate, packet_path
 from supervisor.core.humanize import duration
 from supervisor.core.network.plan import Manner, NetworkPlan
-from supervisor.core.state import Health, Snapshot, up, well
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Health, up, well
 from supervisor.core.views.documents import WhyDocument
 from tunnels.networks import IPAddress
 

@@ -13,7 +13,8 @@ from ipaddress import ip_address
 from supervisor.core.network.layout import HostFeatures, Layout
 from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.core.preflight.facts import HostFacts
-from supervisor.core.state import Failure, Snapshot, TunnelState
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Failure, TunnelState
 from tunnels.networks import IPAddress, IPNetwork
 from tunnels.settings import Tunnel
 

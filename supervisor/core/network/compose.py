@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from supervisor.core.network.failover import Carriers, choose
 from supervisor.core.network.plan import NetworkPlan, Segments, desired, next_refusal, proxies
-from supervisor.core.state import Snapshot
+from supervisor.core.snapshot import Snapshot
 from tunnels.base import AnyKind, IPNetwork
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from supervisor.core.network.by_identity import ByIdentity
-from supervisor.core.state import Snapshot, TunnelState, well
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import TunnelState, well
 from tunnels.base import IPNetwork
 from tunnels.settings import Tunnel
 

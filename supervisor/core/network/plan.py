@@ -21,7 +21,8 @@ from supervisor.core.network.access import AccessPolicy, Segment, gate
 from supervisor.core.network.by_identity import ByIdentity
 from supervisor.core.network.failover import Carriers, Chosen, DestinationIndex, directory
 from supervisor.core.network.lanes import FIRST_LANE, lane_of, share_of
-from supervisor.core.state import Phase, Session, Snapshot, TunnelState, Want, well
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Phase, Session, TunnelState, Want, well
 from tunnels.base import AnyKind, Carrier, IPNetwork, device_name
 from tunnels.networks import MOST_TUNNELS, IPAddress
 from tunnels.settings import Tunnel

@@ -19,7 +19,8 @@ from supervisor.core.session.handover import rivals, unsettled
 from supervisor.core.session.pacing import GatewayPacer, RetryBudget, login_turn, same_account
 from supervisor.core.session.step import step
 from supervisor.core.session.transitions import public, transitions
-from supervisor.core.state import Phase, Snapshot, Transition, TunnelState, Uplink
+from supervisor.core.snapshot import Snapshot, Transition, Uplink
+from supervisor.core.state import Phase, TunnelState
 from tunnels.base import AnyKind, Reason
 from tunnels.settings import Tunnel
 

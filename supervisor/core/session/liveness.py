@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from supervisor.core.snapshot import Uplink
 from supervisor.core.state import (
     Health,
     Leg,
@@ -23,7 +24,6 @@ from supervisor.core.state import (
     Reach,
     SessionState,
     TunnelState,
-    Uplink,
     Want,
     well,
 )

@@ -14,17 +14,8 @@ from typing import Any
 from supervisor.core.events import Asked, Event, Exited, InputsChanged, Terminate
 from supervisor.core.network.failover import Carriers, Rivals, prevailed
 from supervisor.core.session.liveness import forgotten
-from supervisor.core.state import (
-    Drain,
-    Idle,
-    Known,
-    Phase,
-    Session,
-    SessionState,
-    Snapshot,
-    TunnelState,
-    Want,
-)
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Drain, Idle, Known, Phase, Session, SessionState, TunnelState, Want
 from tunnels.base import AnyKind, Reason, slot_name
 from tunnels.settings import Tunnel
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.session.machine import DOWN
+from supervisor.core.snapshot import Transition, Uplink
 from supervisor.core.state import (
     Failure,
     Health,
@@ -18,9 +19,7 @@ from supervisor.core.state import (
     RetryState,
     SessionEnded,
     SessionState,
-    Transition,
     TunnelState,
-    Uplink,
     Want,
 )
 from tunnels.base import Reason

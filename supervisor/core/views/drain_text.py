@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from supervisor.core.humanize import duration
-from supervisor.core.state import Drain, Snapshot
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Drain
 from supervisor.core.views.documents import DrainEntry
 
 

@@ -11,7 +11,8 @@ from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.session.lifetime import learned
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.session.retry import not_retried
-from supervisor.core.state import Asking, Drain, Phase, Session, Snapshot, TunnelState, well
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Asking, Drain, Phase, Session, TunnelState, well
 from supervisor.core.views.documents import (
     DrainEntry,
     EndEntry,

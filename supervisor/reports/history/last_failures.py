@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from supervisor.core.state import Failure, Phase, Snapshot, Transition
+from supervisor.core.snapshot import Snapshot, Transition
+from supervisor.core.state import Failure, Phase
 
 MAX_FAILURES = 5  # per tunnel
 

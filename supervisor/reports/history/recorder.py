@@ -19,16 +19,8 @@ from typing import Any
 
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.session.lifetime import ended_there
-from supervisor.core.state import (
-    Failure,
-    Length,
-    Phase,
-    Session,
-    SessionEnded,
-    SessionState,
-    Snapshot,
-    Transition,
-)
+from supervisor.core.snapshot import Snapshot, Transition
+from supervisor.core.state import Failure, Length, Phase, Session, SessionEnded, SessionState
 from supervisor.core.views.availability import (
     ADOPTED,
     NOT_MONITORED,

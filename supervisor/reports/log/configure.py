@@ -16,7 +16,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from supervisor.core.state import Health, Phase, Snapshot, Transition
+from supervisor.core.snapshot import Snapshot, Transition
+from supervisor.core.state import Health, Phase
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.log.sink import LineWriter
 from tunnels.base import Reason

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field, replace
 
-from supervisor.core.state import Phase, RecoveryStep, Snapshot, Transition
+from supervisor.core.snapshot import Snapshot, Transition
+from supervisor.core.state import Phase, RecoveryStep
 from tunnels.base import Reason
 
 CONNECT_BUCKETS_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # from start to connected, upper bounds

@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from supervisor.core.state import Snapshot, Transition
+from supervisor.core.snapshot import Snapshot, Transition
 from supervisor.reports.metrics.counters import TransitionCounters
 from supervisor.reports.metrics.series import ScrapeSources, TunnelSeries
 from supervisor.reports.paging.incident import Action, SendOutcome

@@ -14,7 +14,8 @@ from typing import Protocol
 from supervisor.core.network.traffic import Carried
 from supervisor.core.network.wanted import RouteCounts
 from supervisor.core.session.liveness import dead_leg
-from supervisor.core.state import Phase, Session, Snapshot, TunnelState, up
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Phase, Session, TunnelState, up
 from supervisor.reports.metrics.counters import CONNECT_BUCKETS_SECONDS, ScrapedCounters, TunnelCounts
 from supervisor.reports.metrics.text_format import MetricFamily, escaped, labels, simple
 from supervisor.reports.paging.outbox import OutboxStatus
