@@ -19,7 +19,7 @@ NEVER = float("inf")
 
 
 @dataclass
-class Network:
+class CutNetwork:
     """Between this host and the gateway: dead from CUT to `back`; the gateway drops silent sessions after
     `patience` seconds. The watch of gateways sees both within two seconds.
     """
@@ -85,7 +85,7 @@ class Network:
 @pytest.mark.parametrize("seconds", [12.0, 20.0, 60.0, 600.0, 7200.0])
 @pytest.mark.parametrize("kind", [KIND, RENEWS], ids=["plain", "renews"])
 def test_a_silence_of_the_network_costs_no_login(seconds: float, kind: object) -> None:
-    network = Network(CUT + seconds, kind=kind)
+    network = CutNetwork(CUT + seconds, kind=kind)
     network.world.run(until=CUT + seconds)
     assert network.state().phase is Phase.UP
     if seconds > 15.0:
@@ -97,21 +97,21 @@ def test_a_silence_of_the_network_costs_no_login(seconds: float, kind: object) -
 
 @pytest.mark.parametrize("second", [Second.ALLOWED, Second.REPLACES, Second.UNKNOWN, Second.ENDS])
 def test_a_session_that_the_gateway_has_dropped_costs_one_login_and_six_seconds(second: Second) -> None:
-    network = Network(CUT + 300.0, patience=120.0, second=second)
+    network = CutNetwork(CUT + 300.0, patience=120.0, second=second)
     network.world.run(until=CUT + 300.0 + 6.0)
     assert network.state().health is Health.HEALTHY
     assert [at >= CUT + 300.0 for at, _, _ in network.spawned[network.before :]] == [True]
 
 
 def test_a_client_that_can_reconnect_in_place_does_so_once() -> None:
-    network = Network(CUT + 300.0, patience=120.0, kind=RENEWS)
+    network = CutNetwork(CUT + 300.0, patience=120.0, kind=RENEWS)
     network.world.run(until=CUT + 360.0)
     assert network.state().health is Health.HEALTHY
     assert (len(network.spawned) - network.before, len(network.world.runner.renewed)) == (0, 1)
 
 
 def test_the_old_session_that_answers_first_is_kept_and_the_other_one_logged_off() -> None:
-    network = Network(CUT + 300.0, second=Second.ALLOWED)
+    network = CutNetwork(CUT + 300.0, second=Second.ALLOWED)
     network.habits.connects_in = lambda: 12.0
     network.world.post(
         ev.EndpointSeen("t0", reach=Reach.ANSWERS)
@@ -126,7 +126,7 @@ def test_the_old_session_that_answers_first_is_kept_and_the_other_one_logged_off
 
 
 def test_a_silent_gateway_is_blamed_and_the_session_goes_on_carrying() -> None:
-    network = Network(CUT + 300.0)
+    network = CutNetwork(CUT + 300.0)
     network.world.run(until=CUT + 200.0)
     assert network.world.engine.plan.carries
     assert network.world.recorder.transitions[-1].leg in (Leg.ENDPOINT, Leg.TUNNEL)
@@ -158,7 +158,7 @@ def test_attempts_that_are_answered_come_ever_slower() -> None:
 
 
 def test_a_gateway_that_is_asked_itself_lets_few_clients_start_and_its_answer_starts_one_at_once() -> None:
-    network = Network(CUT + 3600.0)
+    network = CutNetwork(CUT + 3600.0)
     network.world.runner.exit("t0", 1, ev.Exited("t0", 1, 1))
     network.habits.says = lambda: (
         Failed(Reason.NETWORK, "no answer") if network.world.now < network.back else None
@@ -172,7 +172,7 @@ def test_a_gateway_that_is_asked_itself_lets_few_clients_start_and_its_answer_st
 def test_after_a_cut_of_all_gateways_few_processes_start_at_once_and_all_are_back_within_ten_seconds() -> (
     None
 ):
-    network = Network(CUT + 300.0, tunnels=200)
+    network = CutNetwork(CUT + 300.0, tunnels=200)
     for name in [f"t{i}" for i in range(200)]:
         number = network.state(name).session.number
         network.world.runner.exit(name, number, ev.Exited(name, number, 1))
