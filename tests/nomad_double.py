@@ -66,7 +66,8 @@ ENDS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         {"Stop": True},
     ),
 }
-FAULTS = ("403", "500", "silence", "half", "other", "no-json", "closed", "array", "huge", "dribble")
+FAULTS = ("403", "500", "half", "other", "no-json", "closed", "array", "huge")
+LASTING = ("silence", "dribble")  # faults that take as long as one waits
 
 
 @dataclass

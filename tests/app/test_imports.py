@@ -54,6 +54,7 @@ def loaded(tmp_path: Path, *extra: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_loaded_for_a_small_configuration(tmp_path: Path) -> None:
     modules = loaded(tmp_path)
     assert {"supervisor.app.daemon", "aiohttp.web"} <= modules
@@ -61,6 +62,7 @@ def test_nothing_heavy_is_loaded_for_a_small_configuration(tmp_path: Path) -> No
     assert not brought, "these were loaded, for something that this configuration does not ask for"
 
 
+@pytest.mark.slow
 def test_the_rest_of_a_deferred_library_is_there_when_it_is_asked_for(tmp_path: Path) -> None:
     modules = loaded(
         tmp_path,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.architecture.document import ROOT
 
 
@@ -14,6 +16,7 @@ def listed(*arguments: str | Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_each_name_is_defined_once() -> None:
     assert listed() == (0, "each class name is defined once\n")
 

@@ -106,6 +106,7 @@ def test_a_pid_that_was_used_again_is_not_ours(tmp_path: Path) -> None:
         sleep.kill()
 
 
+@pytest.mark.slow
 async def test_after_the_daemon_was_killed(tmp_path: Path) -> None:
     """Every process of it is found and ended: a stubborn tree, and strays of a client that died in
     between.

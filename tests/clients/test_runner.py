@@ -369,6 +369,7 @@ async def test_usage_counts_the_whole_tree(tmp_path: Path) -> None:
         assert bench.runner.usage("nobody", 1) is None
 
 
+@pytest.mark.slow
 async def test_from_kill_to_the_next_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Printed rather than asserted tightly: the machine is shared."""
     async with RunnerBench(tmp_path) as bench:

@@ -113,6 +113,7 @@ def test_what_is_stopped_at_the_boundary(host: Path) -> None:
     assert said.endswith("in")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("abi", range(1, syscalls.landlock_abi() + 1))
 def test_older_versions_of_landlock_are_used_as_far_as_they_go(abi: int, host: Path) -> None:
     """Each of them closes files; a kernel would refuse what its version does not know."""

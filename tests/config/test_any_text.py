@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,6 +154,7 @@ def test_any_structure(value: Any) -> None:
     survives(json.dumps(value))
 
 
+@pytest.mark.slow
 @given(st.dictionaries(keys, values, max_size=5), st.dictionaries(keys, values, max_size=3))
 @settings(max_examples=150, deadline=None)
 def test_any_tunnel(tunnel: Any, defaults: Any) -> None:

@@ -92,6 +92,7 @@ def test_every_reference_of_the_schema_leads_somewhere() -> None:
     assert {reference.removeprefix("#/$defs/") for reference in references(made)} <= set(made["$defs"])
 
 
+@pytest.mark.slow
 def test_a_thousand_tunnels_take_seconds() -> None:
     tunnels = "".join(
         f"  site-{n}:\n    kind: wire\n    description: Customer site number {n}\n    config: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from supervisor.control import nomad
 from supervisor.control.stop_reason import StopReason
 from supervisor.control.supervisor import stop_reason
 from tests import nomad_double
-from tests.nomad_double import ENDS, FAULTS, task_api
+from tests.nomad_double import ENDS, FAULTS, LASTING, task_api
 
 LIMIT = nomad.TIMEOUT_SECONDS + 0.5  # seconds; the machine is shared
 
@@ -27,8 +28,10 @@ async def test_the_answer_tells_the_reason(tmp_path: Path, end: str) -> None:
         assert not api.problems
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("end", ["update", "stop"])
+@pytest.mark.parametrize(
+    ("end", "fault"),
+    [*itertools.product(["update", "stop"], FAULTS), *(("update", fault) for fault in LASTING)],
+)
 async def test_without_a_usable_answer_the_reason_is_unknown(tmp_path: Path, end: str, fault: str) -> None:
     with task_api(tmp_path / "secrets", end, fault=fault) as api:
         began = time.monotonic()

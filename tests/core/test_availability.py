@@ -134,6 +134,7 @@ def test_outages_are_the_stretches_without_service(
     assert timeline.ratios([stretch[1] - stretch[0]], stretch[1]) == [pytest.approx(told.ratio)]
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from((UP, DOWN, STOPPED)), min_size=600, max_size=900), st.integers(1, 20))
 def test_what_is_forgotten_changes_no_later_count(kinds: list[Standing], hours: int) -> None:
     """A timeline over months says the same of its last days as one that begins with them."""

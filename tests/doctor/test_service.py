@@ -11,7 +11,7 @@ from supervisor.app.preflight.service import service
 from supervisor.control.nomad import IDENTITY
 from supervisor.core.preflight import Finding, Severity, run_checks
 from tests.doctor.test_checks import host
-from tests.nomad_double import ENDS, FAULTS, TaskAPI, task_api
+from tests.nomad_double import ENDS, FAULTS, LASTING, TaskAPI, task_api
 
 POLICY = (
     'echo \'namespace "default" { capabilities = ["read-job"] }\' | '
@@ -36,7 +36,7 @@ def test_the_task_api_answers(tmp_path: Path, end: str) -> None:
         assert not api.problems
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [*FAULTS, LASTING[0]])
 async def test_no_usable_answer_comes_with_what_helps(tmp_path: Path, fault: str) -> None:
     """Also in a thread in which an event loop runs."""
     with task_api(tmp_path / "secrets", fault=fault) as api:

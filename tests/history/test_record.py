@@ -180,6 +180,7 @@ def test_what_is_too_old_goes_but_never_what_a_tunnel_is(tmp_path: Path) -> None
     later.history.close()
 
 
+@pytest.mark.slow
 def test_the_file_is_bounded_and_the_newest_stays(tmp_path: Path) -> None:
     machine = SimulatedHost()
     archive = Archive(tmp_path, "test", size=300_000)

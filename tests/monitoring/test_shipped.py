@@ -49,6 +49,7 @@ def named(rule: dict[str, Any]) -> str:
 # --- what promtool thinks ---
 
 
+@pytest.mark.slow
 @needs_promtool
 @pytest.mark.parametrize(
     "arguments", [("check", "rules", RULES.name), ("test", "rules", RULES_TEST.name)], ids=" ".join
@@ -63,6 +64,7 @@ def test_promtool_is_content_with_the_metrics() -> None:
     assert promtool("check", "metrics", given=exposition()) == (0, "")
 
 
+@pytest.mark.slow
 @needs_promtool
 def test_a_rule_that_never_fires_would_be_noticed(tmp_path: Path) -> None:
     """All at once: promtool names each alert that was expected and did not come."""

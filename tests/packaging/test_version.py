@@ -49,6 +49,7 @@ def test_what_is_no_checkout_has_the_version_that_it_says(checkout: Checkout, tm
     assert described(broken.parent, "0.9.0") == "0.9.0"
 
 
+@pytest.mark.slow
 def test_the_code_in_a_checkout_asks_git_and_needs_none(tmp_path: Path) -> None:
     """Also where git is told of another repository, as in its own hooks."""
     code, other = copy(tmp_path / "code"), repository(tmp_path / "other")

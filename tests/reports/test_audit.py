@@ -336,6 +336,7 @@ class SlowDisk(RotatedFile):
         super().append(data)
 
 
+@pytest.mark.slow
 def test_behind_a_disk_that_hangs_every_entry_is_a_line_or_counted_in_a_gap(tmp_path: Path) -> None:
     disk = SlowDisk(tmp_path / "a")
     total = writer.MAX_WAITING_ENTRIES + 12_345

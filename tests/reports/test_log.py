@@ -187,6 +187,7 @@ def test_readable_and_harmless_on_a_terminal(pipe: LogPipe) -> None:
     assert "gone" in text
 
 
+@pytest.mark.slow
 async def test_a_reader_that_does_not_read_stalls_nobody(pipe: LogPipe) -> None:
     pipe.configure()
     loop = asyncio.get_running_loop()
@@ -260,6 +261,7 @@ def test_a_broken_pipe_ends_nothing(pipe: LogPipe) -> None:
     assert writer.dropped == 1
 
 
+@pytest.mark.slow
 def test_the_exit_of_a_program_flushes() -> None:
     program = (
         "import structlog; from supervisor.reports.log import configure as log, redact\n"

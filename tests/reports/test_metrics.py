@@ -361,6 +361,7 @@ def test_counting_while_scraping(world: ScrapeWorld) -> None:
     assert total == 3000
 
 
+@pytest.mark.slow
 def test_a_scrape_of_1000_tunnels(world: ScrapeWorld) -> None:
     names = [f"tunnel-{number}" for number in range(1000)]
     world.links.update({f"t-{name}": (1, 1) for name in names})

@@ -57,6 +57,7 @@ def test_a_destination_that_is_dead_for_a_day_costs_no_session_and_calls_once() 
     ]
 
 
+@pytest.mark.slow
 def test_packets_that_answer_nobody_save_a_session_for_five_minutes_and_the_next_one_for_good() -> None:
     simulated = world(Habits(path_alive=between(1000.0, 20_000.0), proof=lambda now: Proof.RECEIVED))
     simulated.run(until=1000.0 + 290.0)

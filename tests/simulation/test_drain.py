@@ -188,6 +188,7 @@ def test_the_next_daemon_goes_on_with_it_to_the_end() -> None:
     assert len(simulated.runner.spawned) == spawned
 
 
+@pytest.mark.slow
 def test_the_time_counts_from_its_beginning() -> None:
     simulated = ending({"acme": 2, "cloud": 1})
     for _ in range(5):

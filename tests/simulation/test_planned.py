@@ -239,6 +239,7 @@ def test_nothing_begins_without_an_uplink_or_while_draining() -> None:
 # ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_of_a_pair_only_one_reconnects_at_a_time() -> None:
     pair = {name: tunnel(name, priority=number) for number, name in enumerate(("first", "second"))}
     for seed in range(4):
@@ -249,6 +250,7 @@ def test_of_a_pair_only_one_reconnects_at_a_time() -> None:
         assert all(state(simulated, name).session.number > 1 for name in pair)
 
 
+@pytest.mark.slow
 def test_twenty_tunnels_do_not_go_together() -> None:
     tunnels = {f"t{n}": tunnel(f"t{n}", f"10.{n}.0.0/24") for n in range(20)}
     simulated = World(tunnels, Habits(second=Second.ALLOWED))
@@ -280,7 +282,9 @@ def test_a_client_whose_sessions_never_end_is_left_alone() -> None:
 # ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize(
+    "seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 40))]
+)
 def test_random_histories(seed: int) -> None:
     """The doubles assert that a slot is never taken twice, and that no carry points to a lane that is
     closed while the other is open.

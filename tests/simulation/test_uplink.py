@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from supervisor.core import events as ev
 from supervisor.core.state import Health, Phase
 from tests.fakes import Habits, World
@@ -35,6 +37,7 @@ def cut_and_back(simulated: World) -> None:
     simulated.post(ev.UplinkChanged("", alive=True))
 
 
+@pytest.mark.slow
 def test_one_incident_names_the_uplink_and_no_client_is_restarted() -> None:
     simulated = world(20, Habits(path_alive=lambda now: not dead(now)))
     cut_and_back(simulated)

@@ -25,6 +25,7 @@ def world(habits: Habits, **settings: object) -> World:
     return World({"acme": tunnel(**settings)}, habits)
 
 
+@pytest.mark.slow
 def test_a_year_of_drops() -> None:
     """Drops about every four hours, sometimes hangs while starting or ignores SIGTERM; nobody has to act."""
     dice = random.Random(7)

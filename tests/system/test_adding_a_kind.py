@@ -117,12 +117,14 @@ def run(tree: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *argv], capture_output=True, text=True, cwd=tree, env=environment)
 
 
+@pytest.mark.slow
 def test_the_documents_own_test_passes(tree: Path) -> None:
     done = run(tree, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tree), "tests/tunnels")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_check_accepts_a_configuration_of_the_kind(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "acme-password").write_text("hunter2")
     path = tmp_path / "config.yaml"
