@@ -2,16 +2,20 @@
 
 A package imports in its `__init__` all that it offers: aiohttp its client, prometheus_client its HTTP
 servers. structlog takes rich where it is installed, for tracebacks that we do not print. pydantic looks for
-plugins in every installed distribution. Together these were a quarter of the daemon's memory.
+plugins in every installed distribution. frozenlist, which aiohttp uses, brings the C++ library.
+Together these were a quarter of the daemon's memory. docs/decisions/016-weight.md says what else was done.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import threading
 from types import ModuleType
+
+from supervisor.lean_dataclasses import compile_less
 
 DEFERRED = ("aiohttp", "prometheus_client")
 
@@ -66,9 +70,20 @@ def replace_plugin_search() -> None:
     sys.modules.setdefault(loader.__name__, loader)
 
 
+def import_in_python(package: str, switch: str) -> None:
+    """Load the package without its C++ part. `switch`: the environment variable by which it offers that."""
+    os.environ[switch] = "1"
+    try:
+        importlib.import_module(package)
+    finally:
+        del os.environ[switch]
+
+
 def apply() -> None:
     """All of it. Called before everything else is imported."""
+    compile_less()
     for each in DEFERRED:
         defer(each)
+    import_in_python("frozenlist", "FROZENLIST_NO_EXTENSIONS")
     import_without("rich", "structlog")
     replace_plugin_search()

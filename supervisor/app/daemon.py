@@ -27,6 +27,7 @@ from supervisor.app.engine_view import stalled
 from supervisor.app.files import errors_of
 from supervisor.app.first_plan import first_plan, scope
 from supervisor.app.listening import listen, server_tls
+from supervisor.app.memory import settle
 from supervisor.app.owner import Owner, Ownership, owner, take_lock
 from supervisor.app.parts import Parts
 from supervisor.app.preflight.isolation import say_what_is_missing
@@ -60,6 +61,7 @@ from supervisor.reports.history.last_failures import MAX_FAILURES
 from supervisor.reports.log.configure import configure
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.metrics import loop_lag
+from supervisor.ticks import until_tick
 from supervisor.version import version
 from tunnels.base import AnyKind
 from tunnels.registry import KINDS
@@ -113,11 +115,7 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind], watch: bool) -> int:
     daemon = Daemon(path, start, parts, requests, ProcessLifetime(locked, log.flush, owned, handover, watch))
     try:
         await daemon.start()
-        # What the start left is a few milliseconds' work. All other objects of now stay: a garbage collection
-        # of them would stop the loop for tens of milliseconds.
-        gc.collect()
-        gc.freeze()
-        gc.enable()
+        settle()
         await daemon.serve()
         await daemon.end()
     finally:
@@ -390,4 +388,4 @@ class Daemon:
         while interval is not None:
             if stalled(self._parts.engine) is None:
                 self._parts.notifier.watchdog()
-            await asyncio.sleep(interval)
+            await until_tick(interval)

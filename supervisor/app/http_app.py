@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from supervisor.app.api.daemon_api import RunningDaemonAPI
-from supervisor.app.api.explain import Explainer
 from supervisor.app.parts import Parts
 from supervisor.config import Config
 from supervisor.control.api import HTTPApi
-from supervisor.core.views.documents import ReloadDocument, UpgradeDocument
+from supervisor.core.diagnosis.query import PacketQuery
+from supervisor.core.views.documents import ReloadDocument, UpgradeDocument, WhyDocument
 
 
 def http_api(
@@ -27,14 +27,20 @@ def http_api(
 ) -> HTTPApi:
     """`config`: the configuration that is in effect now; the others are as in `RunningDaemonAPI`."""
     data_plane, reports = parts.data_plane, parts.reports
-    explainer = Explainer(
-        parts.identity.wall_offset,
-        parts.engine,
-        data_plane.network,
-        reports.last_failures,
-        lambda: config().staff.segments,
-        parts.watchers.host.look,
-    )
+
+    async def explain(question: PacketQuery) -> WhyDocument:
+        from supervisor.app.api.explain import Explainer  # slow to import, and seldom asked for
+
+        explainer = Explainer(
+            parts.identity.wall_offset,
+            parts.engine,
+            data_plane.network,
+            reports.last_failures,
+            lambda: config().staff.segments,
+            parts.watchers.host.look,
+        )
+        return await explainer.answer(question)
+
     daemon = RunningDaemonAPI(
         identity=parts.identity,
         inbox=parts.inbox,
@@ -44,7 +50,7 @@ def http_api(
         metrics_exporter=reports.metrics,
         recorder=reports.history,
         stopped_tunnels=parts.stores.stopped,
-        explainer=explainer,
+        explain=explain,
         page_model=reports.page_model,
         pagers=reports.pagers,
         auditing=reports.auditing,

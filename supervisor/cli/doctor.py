@@ -13,7 +13,7 @@ from supervisor.cli.output import say, say_json
 from supervisor.core.exits import CannotStart, Exit
 
 if TYPE_CHECKING:
-    from supervisor.core.preflight import Finding
+    from supervisor.core.preflight.finding import Finding
 
 
 @click.command()
@@ -31,7 +31,7 @@ def doctor(config: Path, as_json: bool, no_files: bool) -> None:
     from supervisor.app.files import code_of, errors_of, load
     from supervisor.app.preflight.gather import diagnose
     from supervisor.config.problems import ConfigErrors
-    from supervisor.core.preflight import Severity
+    from supervisor.core.preflight.finding import Severity
     from tunnels.registry import KINDS
 
     try:

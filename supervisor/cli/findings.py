@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from supervisor.cli.console import screen
-from supervisor.core.preflight import Finding, Severity
+from supervisor.core.preflight.finding import Finding, Severity
 
 _COLOURS = {
     Severity.OK: "green",

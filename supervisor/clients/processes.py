@@ -22,8 +22,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 TAG = "FACILITATOR_CLIENT"
 HIDDEN_SECONDS = 0.5  # at most, for which /proc may hide a new child
 _PR_SET_CHILD_SUBREAPER = 36
@@ -93,6 +91,8 @@ def children(pid: int, threads: int | None = None) -> set[int]:
     the number of threads of the process, if known.
     """
     if not _kernel_lists_children():
+        import psutil  # slow to import, and hardly ever needed
+
         with contextlib.suppress(psutil.Error):
             return {child.pid for child in psutil.Process(pid).children()}
         return set()

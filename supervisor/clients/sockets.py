@@ -15,8 +15,6 @@ from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
-
 from supervisor import disk
 from supervisor.clients.inotify import APPEARED, InotifyWatches
 from supervisor.clients.lines import LineSplitter
@@ -132,6 +130,9 @@ async def _connect_when_listening(path: Path) -> tuple[asyncio.StreamReader, asy
     """Between bind and listen of the client, of which the kernel tells nobody, a connection is refused:
     try again in milliseconds.
     """
+    # Slow to import, and not needed for the start.
+    from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type((ConnectionRefusedError, BlockingIOError)),
         wait=wait_exponential(multiplier=0.001, max=0.25),

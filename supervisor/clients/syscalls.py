@@ -103,6 +103,13 @@ def not_dumpable() -> None:
     _prctl(_PR_SET_DUMPABLE, 0, what="PR_SET_DUMPABLE")
 
 
+def release_free_memory() -> None:
+    """Give what the C library keeps of freed memory back to the system (malloc_trim(3), which musl lacks)."""
+    trim = getattr(_libc(), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 def keep_capabilities(kept: Collection[int]) -> None:
     """Limit the capabilities of what this thread starts as root to these. OSError: CAP_SETPCAP is missing."""
     for number in _bounding():

@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
-
-import pyotp
 
 from supervisor import disk
 from supervisor.core.formats import opened
+
+if TYPE_CHECKING:
+    import pyotp
 
 FORMAT = 2  # of the file; 0 was the mapping of used steps alone, 1 had no `now`
 _MIN_SEED_BYTES = 14
@@ -122,6 +124,8 @@ def parse_seed(seed: bytes) -> pyotp.TOTP:
     """The generator for a base32 seed or an otpauth:// address. ValueError: the seed is malformed; the text
     never repeats it.
     """
+    import pyotp  # only a tunnel with one-time codes needs it
+
     text = seed.decode("ascii", "replace").strip()
     try:
         given = _from_address(text) if text.startswith("otpauth://") else pyotp.TOTP(_long_enough(text))
@@ -133,6 +137,8 @@ def parse_seed(seed: bytes) -> pyotp.TOTP:
 
 
 def _from_address(address: str) -> pyotp.TOTP | None:
+    import pyotp
+
     parts = urlsplit(address)
     fields = {
         name: _long_enough(value) if name == "secret" else value for name, value in parse_qsl(parts.query)

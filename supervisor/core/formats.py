@@ -8,6 +8,7 @@ earlier format may lack some, which then have their defaults. `format` 0 is a do
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,28 +26,35 @@ Upgrade = Callable[[int, Any], Any]  # from the format of a document and its con
 
 def document(of: type[T], format: int, upgrade: Upgrade = lambda format, raw: raw) -> Document[T]:
     """A kind of document, by its type. `upgrade` rewrites the content of one in an earlier format."""
-    return Document(TypeAdapter(of), format, upgrade)
+    return Document(of, format, upgrade)
 
 
 class NotUnderstood(ValueError):
     """The document cannot be read, in words."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Document(Generic[T]):
     """A sort of document: what it is of, and the format in which it is written. That grows with every
     change of what it is of.
     """
 
-    of: TypeAdapter[T]
+    of: type[T]
     format: int
     upgrade: Upgrade
+
+    @functools.cached_property
+    def _adapter(self) -> TypeAdapter[T]:
+        """Made for the first document of the sort: that takes milliseconds, and of some sorts there never is
+        one.
+        """
+        return TypeAdapter(self.of)
 
     def written(self, value: T) -> bytes:
         """The value as a document."""
         return b'{"format":%d,%s' % (
             self.format,
-            self.of.dump_json(value)[1:],
+            self._adapter.dump_json(value)[1:],
         )  # quickly: it is done at each change of a tunnel
 
     def read(self, content: bytes) -> T:
@@ -55,11 +63,11 @@ class Document(Generic[T]):
         if format < self.format:
             raw = self.upgrade(format, raw)
         try:
-            value = self.of.validate_json(json.dumps(raw))
+            value = self._adapter.validate_json(json.dumps(raw))
         except ValidationError as error:
             where = ".".join(map(str, error.errors(include_url=False, include_input=False)[0]["loc"]))
             raise NotUnderstood(f"{where or 'it'} is not what it should be") from None
-        known = self.of.dump_python(value, mode="json")
+        known = self._adapter.dump_python(value, mode="json")
         unknown = next(_only_in(raw, known), None)
         if unknown is not None:
             raise NotUnderstood(f"{unknown} is unknown to this version")

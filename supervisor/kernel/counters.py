@@ -74,7 +74,8 @@ class LaneCounts:
 
     def _read(self) -> Mapping[int, Carried]:
         try:
-            data = {name: list(_element_lists(name)) for name in _LANE_SETS}
+            with _opened() as netlink:
+                data = {name: list(_element_lists(netlink, name)) for name in _LANE_SETS}
         except OSError:
             return MappingProxyType({})
         if data != self._data:
@@ -94,14 +95,19 @@ def refused_packets(plan: NetworkPlan) -> Mapping[tuple[str, str], int]:
         return MappingProxyType({})
     counts = dict.fromkeys(owners.values(), 0)
     try:
-        for described in (_sets()[f"refused{version}"] for version in (4, 6)):
-            for element, packets, _ in counted(described, _element_lists(described.name)):
-                owner = owners.get(element.key)
-                if owner is not None:
-                    counts[owner] += packets
+        for key, packets in _refusal_counts():
+            if key in owners:
+                counts[owners[key]] += packets
     except OSError:
         return MappingProxyType({})
     return counts
+
+
+def _refusal_counts() -> Iterator[tuple[tuple[Part, ...], int]]:
+    with _opened() as netlink:
+        for described in (_sets()[f"refused{version}"] for version in (4, 6)):
+            for element, packets, _ in counted(described, _element_lists(netlink, described.name)):
+                yield element.key, packets
 
 
 def _link_bytes() -> Mapping[str, tuple[int, int]]:
@@ -128,7 +134,10 @@ def _sets() -> Mapping[str, Set]:
     return {described.name: described for described in Ruleset.build().sets}
 
 
-def _element_lists(name: str) -> Iterator[bytes]:
-    with NetlinkSocket(NETFILTER, timeout=_ANSWER_SECONDS) as netlink:
-        for body in netlink.answers(*nft_request(GET_ELEMENTS, DUMP, elements_of(name))):
-            yield from (data for kind, data in attributes(body[HEADER_BYTES:]) if kind == ELEMENTS_LIST)
+def _opened() -> NetlinkSocket:
+    return NetlinkSocket(NETFILTER, timeout=_ANSWER_SECONDS)
+
+
+def _element_lists(netlink: NetlinkSocket, name: str) -> Iterator[bytes]:
+    for body in netlink.answers(*nft_request(GET_ELEMENTS, DUMP, elements_of(name))):
+        yield from (data for kind, data in attributes(body[HEADER_BYTES:]) if kind == ELEMENTS_LIST)

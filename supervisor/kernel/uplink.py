@@ -1,7 +1,7 @@
 """Watches this host's own uplink: its default route, the interface behind it, and the gateway.
 
 Default routes and interfaces are read again when the kernel notifies of a change of routing, while something
-is wrong, and once a minute. Only the gateways are asked all the time.
+is wrong, and once a minute. Only gateways are asked all the time: without one, a notification is waited for.
 
 The gateway is asked by the kernel itself (ARP, RFC 826; neighbour discovery, RFC 4861): an entry that it has
 is set to PROBE, otherwise a datagram to the gateway's discard port makes it look. Its neighbour entry is the
@@ -39,6 +39,7 @@ from common.rtnetlink import (
 from supervisor.core.events import Event, UplinkChanged, UplinkDoubted
 from supervisor.kernel.netlink.socket import AsyncNetlink
 from supervisor.kernel.route.messages import read_lookup, route_query
+from supervisor.ticks import until_tick
 from tunnels.networks import IPAddress
 
 CHECK_SECONDS = 1.0  # between two checks
@@ -99,6 +100,17 @@ class RoutingChanges:
                     raise
             changed = True
 
+    async def wait(self, seconds: float) -> None:
+        """Return as soon as something changes, or after these seconds."""
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._socket, changed.set)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await changed.wait()
+        finally:
+            loop.remove_reader(self._socket)
+
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
@@ -149,7 +161,16 @@ class UplinkWatch:
                     self._valid_until = 0.0
                 with contextlib.suppress(OSError):  # the next look will tell
                     self._judge(await self._problem(netlink))
-                await asyncio.sleep(self._interval)
+                if self._nothing_to_ask():
+                    await changes.wait(self._valid_until - asyncio.get_running_loop().time())
+                    await until_tick(self._interval / 2)  # changes seldom come alone
+                else:
+                    await until_tick(self._interval)
+
+    def _nothing_to_ask(self) -> bool:
+        """All is well, and no gateway has to be asked to know that: only a notification can change it."""
+        asked = any(route.gateway is not None for route in self._routes)
+        return self._alive and not (asked or self._contrary or self._doubted)
 
     def _judge(self, problem: str | None) -> None:
         self._doubt(self._alive and (problem is not None or self._had <= self._looking))

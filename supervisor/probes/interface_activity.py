@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from supervisor.ticks import until_tick
+
 SAMPLE_SECONDS = 1.0  # between two samples of the counters
 STALLED_SAMPLES = 2  # in a row with packets sent and none received
 
@@ -79,4 +81,4 @@ class InterfaceActivity:
         while True:
             for meter in self._meters.values():
                 meter.take(self._link_bytes(meter.device), loop.time())
-            await asyncio.sleep(SAMPLE_SECONDS)
+            await until_tick(SAMPLE_SECONDS)

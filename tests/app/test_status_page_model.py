@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.app.api.status_page_model import SAMPLES, StatusPageInputs, StatusPageModel
+from supervisor.app.api.status_page_model import (
+    SAMPLE_SECONDS,
+    SAMPLES,
+    UNSEEN_TRAFFIC_SECONDS,
+    StatusPageInputs,
+    StatusPageModel,
+)
 from supervisor.control.page import pieces, render_page
 from supervisor.core.alerting.verdict import Alert, Verdict
+from supervisor.core.state import Session
 from supervisor.core.views.status_json import DaemonIdentity, status_document
 from supervisor.reports.history.archive import Archive
 from supervisor.reports.history.last_failures import LastFailures
@@ -31,16 +38,23 @@ class Night:
         self.history = History(Archive(directory, "0"), around)
         self.world = World({"acme": tunnel()}, habits, recorder=self)
         self.bytes = {"t-acme": (0, 0)}
+        self.readings = 0  # of the traffic counters
+        self.clock = 1000.0  # of the status page
         self.model = StatusPageModel(
             StatusPageInputs(
                 lambda: self.world.engine.snapshot,
                 lambda: self.deaths.by_tunnel,
-                lambda tunnel, session: self.bytes.get(session.device or ""),
+                self.traffic,
                 self.history,
                 1_790_000_000.0,
                 lambda text: text.replace(SECRET, "***"),
+                lambda: self.clock,
             )
         )
+
+    def traffic(self, tunnel: str, session: Session) -> tuple[int, int] | None:
+        self.readings += 1
+        return self.bytes.get(session.device or "")
 
     def record(self, transition, snapshot) -> None:
         self.deaths.record(transition, snapshot)
@@ -79,16 +93,36 @@ async def test_the_document_is_json_and_a_page(night: Night) -> None:
 
 async def test_samples_are_taken_while_it_runs_and_only_so_many_are_kept(night: Night) -> None:
     night.world.run(until=50.0)
+    await night.shown()  # somebody looks
     running = asyncio.create_task(night.model.run(0.001))
     async with asyncio.timeout(30):
         for _ in range(SAMPLES + 5):
             await night.model.changed()
+            night.clock += 0.1
             received, sent = night.bytes["t-acme"]
             night.bytes["t-acme"] = (received + 1000, sent + 500)
     running.cancel()
     measures = (await night.shown())["measures"]["acme"]
     assert measures["rtts"] == [0.01] * SAMPLES
     assert measures["received_per_second"] > measures["sent_per_second"] > 0
+
+
+async def test_traffic_is_measured_seldom_while_nobody_looks_and_at_once_when_somebody_does(
+    night: Night,
+) -> None:
+    night.world.run(until=50.0)
+    running = asyncio.create_task(night.model.run(0.001))
+    async with asyncio.timeout(30):
+        for _ in range(24):
+            await night.model.changed()
+            night.clock += SAMPLE_SECONDS
+    running.cancel()
+    assert night.readings == 1 + 24 * SAMPLE_SECONDS // UNSEEN_TRAFFIC_SECONDS - 1
+    night.bytes["t-acme"] = (4000, 2000)
+    night.clock += 20.0
+    measures = (await night.shown())["measures"]["acme"]
+    assert measures["received_per_second"] == pytest.approx(2 * measures["sent_per_second"], abs=2)
+    assert measures["sent_per_second"] > 0, "since the last sample, however old that is"
 
 
 async def test_incidents_stay_open_on_hold_and_secrets_are_masked(night: Night) -> None:

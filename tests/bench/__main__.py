@@ -196,7 +196,7 @@ def main() -> None:
         bare = sorted(floor(Path(name), options.kills))
     one, many = measure(1, options.kills, options.idle), measure(options.tunnels, options.kills, options.idle)
     show(bare, one, many, options.tunnels)
-    weight.main(seconds=options.idle)
+    weight.main()
     scrape.main()
     audit.main()
     kernel.main()

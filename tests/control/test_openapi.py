@@ -322,7 +322,7 @@ async def answering(tmp_path: Path, published: PublishedApi) -> AsyncIterator[An
         metrics_exporter=None,  # see tests/system/test_openapi.py
         recorder=history,
         stopped_tunnels=StoppedTunnels(tmp_path),
-        explainer=ExplainedFacts(),
+        explain=ExplainedFacts().answer,
         page_model=model,
         pagers=pagers,
         auditing=auditing,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from supervisor.core.netfilter.values import Consequence, FilterChain, FilterRule, Firewall, Truth
 from supervisor.core.network.lanes import FIRST_LANE, LAST_LANE
 from supervisor.core.network.plan import Carry, Lane, NetworkPlan
-from supervisor.core.preflight import Finding, Severity, run_checks
+from supervisor.core.preflight.checklist import run_checks
 from supervisor.core.preflight.facts import (
     ClosedUnit,
     DaemonFacts,
@@ -38,6 +38,7 @@ from supervisor.core.preflight.facts import (
     TableRoute,
     Unit,
 )
+from supervisor.core.preflight.finding import Finding, Severity
 from supervisor.core.preflight.firewalls import mark_and_mask
 from supervisor.core.preflight.inputs import fits, numbers
 from supervisor.core.preflight.isolation import Isolation

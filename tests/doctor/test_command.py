@@ -9,8 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from supervisor.cli import main
-from supervisor.core.preflight import Finding, Severity
-from supervisor.core.preflight.finding import info, ok, problem, warning
+from supervisor.core.preflight.finding import Finding, Severity, info, ok, problem, warning
 from tests.doctor.test_host import HostTree
 from tests.netns import Namespace
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from supervisor.app.preflight import host
-from supervisor.core.preflight import Finding
+from supervisor.core.preflight.finding import Finding
 from supervisor.core.preflight.firewalls import firewalls, mark_and_mask
 from supervisor.core.preflight.routing import rules
 from tests.doctor.test_checks import SOUND

@@ -26,7 +26,7 @@ from supervisor.app.preflight.requirements import requirements
 from supervisor.clients.processes import TAG
 from supervisor.clients.sweep import tag
 from supervisor.config import Config
-from supervisor.core.preflight import Finding, Severity
+from supervisor.core.preflight.finding import Finding, Severity
 from supervisor.kernel.inspect import foreign_rules
 from tests.kernel.test_rights import NET_ADMIN, NOBODY, as_nobody
 from tests.lab.daemon import FACILITATOR, REPOSITORY, LabDaemon

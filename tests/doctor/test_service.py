@@ -9,7 +9,8 @@ import pytest
 from supervisor.app.preflight.locations import Places
 from supervisor.app.preflight.service import service
 from supervisor.control.nomad import IDENTITY
-from supervisor.core.preflight import Finding, Severity, run_checks
+from supervisor.core.preflight.checklist import run_checks
+from supervisor.core.preflight.finding import Finding, Severity
 from tests.doctor.test_checks import host
 from tests.nomad_double import ENDS, FAULTS, LASTING, TaskAPI, task_api
 

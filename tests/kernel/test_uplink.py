@@ -105,6 +105,18 @@ async def test_a_default_route_that_is_gone(host: tuple[Namespace, Namespace]) -
         assert await change(told) == UplinkChanged("", alive=False, text="there is no default route any more")
 
 
+async def test_without_a_gateway_a_notification_is_enough(host: tuple[Namespace, Namespace]) -> None:
+    ours, gateway = host
+    ours.run("ip", "route", "replace", "default", "dev", "out")
+    async with watched(ours) as (watch, told):
+        await until(lambda: watch.default_routes)
+        for _ in range(2):
+            await asyncio.to_thread(gateway.run, "ip", "link", "set", "in", "down")
+            assert await change(told) == UplinkChanged("", alive=False, text="out has no carrier")
+            await asyncio.to_thread(gateway.run, "ip", "link", "set", "in", "up")
+            assert (await change(told)).alive
+
+
 async def test_a_second_way_out_is_enough_and_none_at_all_is_nothing_to_lose(
     host: tuple[Namespace, Namespace],
 ) -> None:

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import structlog
 
-from supervisor.app.api.explain import Explainer
 from supervisor.app.api.status_page_model import StatusPageModel
 from supervisor.clients.runner import Runner
 from supervisor.core.diagnosis.query import PacketQuery
@@ -86,7 +85,7 @@ class RunningDaemonAPI:
     metrics_exporter: Metrics
     recorder: History
     stopped_tunnels: StopStore
-    explainer: Explainer
+    explain: Callable[[PacketQuery], Awaitable[WhyDocument]]
     page_model: StatusPageModel
     pagers: Pagers
     auditing: AuditTrail
@@ -136,7 +135,7 @@ class RunningDaemonAPI:
 
     async def why(self, question: PacketQuery) -> WhyDocument:
         """From the snapshot, the plan and the kernel."""
-        return await self.explainer.answer(question)
+        return await self.explain(question)
 
     async def history(self, tunnel: str | None, limit: int) -> HistoryDocument:
         """From the archive, in a worker thread."""

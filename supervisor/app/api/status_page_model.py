@@ -1,8 +1,9 @@
 """The model of the status page (dashboard): the status document, and beside each tunnel its last day, its
 measurements and why its sessions ended.
 
-The measurements of the last minutes are kept in memory. To be notified of every change the model is one of
-the engine's alerters.
+The measurements of the last minutes are kept in memory. Traffic is measured every few seconds while somebody
+looks at the page, and else once a minute: to read all counters costs more than all else that an idle daemon
+does. To be notified of every change the model is one of the engine's alerters.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from supervisor.core.views.documents import (
 )
 from supervisor.core.views.history_json import DAY_SECONDS
 from supervisor.reports.history.recorder import History
+from supervisor.ticks import until_tick
 from tunnels.settings import Tunnel
 
 SAMPLE_SECONDS = 5.0  # between two samples
 SAMPLES = 60  # that are kept of each tunnel
+UNSEEN_TRAFFIC_SECONDS = 60.0  # between two samples of traffic when nobody has looked for so long
 DAY_SLOTS = 96  # of the last day: a quarter of an hour each
 _DAY_VALID_SECONDS = 60.0  # for which a tunnel's last day is not computed again unless its state changes
 
@@ -73,6 +76,7 @@ class StatusPageInputs:
     history: History
     wall_offset: float  # turns monotonic seconds into Unix time
     mask: Callable[[str], str] = str  # removes secrets from a text
+    clock: Callable[[], float] = time.monotonic
 
 
 class StatusPageModel:
@@ -86,6 +90,8 @@ class StatusPageModel:
         self._traffic = (_Traffic(), _Traffic())  # the last two samples, the latest one last
         self._open: dict[str, Alert] = {}  # incidents
         self._days: dict[str, _Day] = {}
+        self._seen_at = float("-inf")  # monotonic seconds: somebody looked
+        self._measuring = asyncio.Lock()
         self._changed = asyncio.Event()
 
     def set(self, alerts: Mapping[str, Alert]) -> None:
@@ -109,15 +115,17 @@ class StatusPageModel:
     async def run(self, interval: float = SAMPLE_SECONDS) -> None:
         """Take a sample every `interval` seconds, for ever."""
         while True:
-            snapshot = self._inputs.snapshot()
-            counts = await asyncio.to_thread(self._count, snapshot)
-            self._traffic = (self._traffic[1], _Traffic(time.monotonic(), counts))
+            snapshot, now = self._inputs.snapshot(), self._inputs.clock()
+            seen = now - self._seen_at < UNSEEN_TRAFFIC_SECONDS
+            await self._measure(snapshot, interval / 2 if seen else UNSEEN_TRAFFIC_SECONDS)
             self._sample_rtts(snapshot)
             self._notify()
-            await asyncio.sleep(interval)
+            await until_tick(interval)
 
     async def document(self, status: StatusDocument, snapshot: Snapshot) -> StatusPageDocument:
         """The status document of this snapshot with everything else that the page shows."""
+        self._seen_at = self._inputs.clock()
+        await self._measure(snapshot, SAMPLE_SECONDS)
         measures = {name: self._entry(name) for name in snapshot.tunnels}
         failures, incidents = self._inputs.failures(), list(self._open.values())
         return await asyncio.to_thread(self._document, status, snapshot, measures, failures, incidents)
@@ -149,6 +157,13 @@ class StatusPageModel:
             "now": time.time(),
             "incidents": [self._incident(alert) for alert in incidents],
         }
+
+    async def _measure(self, snapshot: Snapshot, age: float) -> None:
+        """Take a sample of traffic, unless the latest one is younger than so many seconds."""
+        async with self._measuring:
+            if self._inputs.clock() - self._traffic[1].at >= age:
+                counts = await asyncio.to_thread(self._count, snapshot)
+                self._traffic = (self._traffic[1], _Traffic(self._inputs.clock(), counts))
 
     def _notify(self) -> None:
         self._changed.set()

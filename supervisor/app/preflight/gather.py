@@ -16,7 +16,7 @@ from supervisor.app.preflight.locations import Places
 from supervisor.app.preflight.requirements import requirements
 from supervisor.app.profiles import Weight, examine
 from supervisor.config.model import Config
-from supervisor.core.preflight import Finding, run_checks
+from supervisor.core.preflight.checklist import run_checks
 from supervisor.core.preflight.facts import (
     ClientFileRemark,
     HostFacts,
@@ -25,6 +25,7 @@ from supervisor.core.preflight.facts import (
     Service,
     ServiceAccount,
 )
+from supervisor.core.preflight.finding import Finding
 from supervisor.kernel.inspect import foreign_rules
 from tunnels.base import AnyKind
 

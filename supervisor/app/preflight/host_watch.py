@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from supervisor.app.engine_view import ReadableEngine
 from supervisor.app.preflight.clock_watch import ClockWatch
@@ -21,9 +22,9 @@ from supervisor.config.model import Config
 from supervisor.core.conditions import Condition
 from supervisor.core.events import ClockSet, Event, Noticed
 from supervisor.core.preflight.facts import HostFacts, Requirements
-from supervisor.core.preflight.live import clock, conditions
 from supervisor.core.state import TunnelState
 from supervisor.kernel.nft.foreign_tables import ForeignTableReader
+from supervisor.ticks import tick_after
 from tunnels.base import AnyKind
 from tunnels.networks import IPAddress
 from tunnels.settings import Tunnel
@@ -36,6 +37,15 @@ DEBOUNCE_SECONDS = 0.5  # wait for further changes after a first one
 IDLE_PER_CPU_SECOND = 50.0  # seconds without a check per second of processor time that one costs
 MAX_IDLE_SECONDS = 5.0  # longest delay of a check for this reason
 _ERRORS = (OSError, ValueError, LookupError, ArithmeticError, struct.error)  # from odd answers of the kernel
+
+
+class _Checked(NamedTuple):
+    """What one check has shown."""
+
+    facts: HostFacts
+    conditions: Mapping[str, Condition]  # that follow, but for the clock's
+    clock: Mapping[str, Condition]
+    cost: float  # processor seconds
 
 
 class HostWatch:
@@ -93,11 +103,11 @@ class HostWatch:
             if full:
                 full_at = loop.time() + RECHECK_SECONDS
             await self.look(full)
-            await asyncio.sleep(
-                min(MAX_IDLE_SECONDS, max(DEBOUNCE_SECONDS, IDLE_PER_CPU_SECOND * self._cost))
+            rested_at = loop.time() + min(
+                MAX_IDLE_SECONDS, max(DEBOUNCE_SECONDS, IDLE_PER_CPU_SECOND * self._cost)
             )
-            if not self._changed.is_set():
-                await self._wait_for_change(UNNOTIFIED_RECHECK_SECONDS)
+            await self._wait_for_change(UNNOTIFIED_RECHECK_SECONDS)
+            await asyncio.sleep(max(0.0, rested_at - loop.time()))
 
     async def look(self, full: bool = True) -> HostFacts:
         """Check now: everything, or only what changes without a notification. OSError: the kernel's answer is
@@ -111,7 +121,7 @@ class HostWatch:
     async def _wait_for_change(self, seconds: float) -> None:
         """Return a moment after something has changed, or after these seconds."""
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(tick_after(seconds)):
                 await self._changed.wait()
         except TimeoutError:
             return
@@ -123,7 +133,7 @@ class HostWatch:
         if full:
             self._changed.clear()
         try:
-            found, said, self._cost = await asyncio.to_thread(self._check, running, full)
+            found, said, clock, self._cost = await asyncio.to_thread(self._check, running, full)
         except _ERRORS as error:
             raise OSError(
                 f"what other programs have put into the kernel cannot be judged: {error!r}"
@@ -131,20 +141,23 @@ class HostWatch:
         self._facts, self._found = found, said
         if self._clock_watch.corrected(found.synchronised):
             self._post(ClockSet(""))
-        self._synchronised = self._synchronised or found.synchronised is True
-        told = {**said, **clock(found.synchronised, self._synchronised)}
+        told = {**said, **clock}
         if told != self._conditions:
             self._conditions = told
             self._post(Noticed(""))
 
-    def _check(self, running: Running, full: bool) -> tuple[HostFacts, Mapping[str, Condition], float]:
-        """In a thread: the facts, the conditions that follow, and the processor seconds spent."""
-        from supervisor.app.preflight import live  # slow to import, and not needed for the start
+    def _check(self, running: Running, full: bool) -> _Checked:
+        """In a thread."""
+        # Slow to import, and not needed for the start.
+        from supervisor.app.preflight import live
+        from supervisor.core.preflight.live import clock, conditions
 
         before, began = self._facts, time.thread_time()
         facts = live.everything(running, self._reader) if full else live.at_a_glance(before, running)
         said = self._found if facts == before else conditions(facts)
-        return facts, said, time.thread_time() - began
+        self._synchronised = self._synchronised or facts.synchronised is True
+        about_clock = clock(facts.synchronised, self._synchronised)
+        return _Checked(facts, said, about_clock, time.thread_time() - began)
 
     def _running(self, config: Config) -> Running:
         tunnels, names = self._engine.snapshot.tunnels, config.tunnels.keys()

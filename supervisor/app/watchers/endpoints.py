@@ -15,6 +15,7 @@ from supervisor.core.events import EndpointSeen, Event
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Reach, TunnelState, Want, well
 from supervisor.probes.gateway import answers
+from supervisor.ticks import until_tick
 from tunnels.base import AnyKind
 from tunnels.settings import Tunnel
 
@@ -102,7 +103,7 @@ class EndpointWatch:
             if loop.time() >= self._due_at or not _same(snapshot, self._settled):
                 await self._check(snapshot, gate)
             suspect = any(suspect for _, suspect in self._known(snapshot))
-            await asyncio.sleep(min(self._interval, SUSPECT_CHECK_SECONDS) if suspect else self._interval)
+            await until_tick(min(self._interval, SUSPECT_CHECK_SECONDS) if suspect else self._interval)
 
     async def _check(self, snapshot: Snapshot, gate: asyncio.Semaphore) -> None:
         self._learn(snapshot)

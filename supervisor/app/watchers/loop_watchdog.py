@@ -15,7 +15,6 @@ A stopped process (SIGSTOP) is not ended by it: its timer waits, too.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import faulthandler
 import itertools
@@ -28,9 +27,10 @@ import structlog
 
 from supervisor import disk
 from supervisor.core.conditions import Condition
+from supervisor.ticks import until_tick
 
 STUCK_SECONDS = 32.0  # from the last sign of life to the end
-ARM_SECONDS = 1.5  # between two signs of life
+ARM_SECONDS = 2.0  # between two signs of life
 SHOWN_SECONDS = 900.0  # for which the next daemon shows that the last one was stuck
 MAX_STACK_BYTES = 64 << 10
 FILE = "stuck"
@@ -95,7 +95,7 @@ class LoopWatchdog:
         while True:
             if self._stalled() is None:
                 self._arm()
-            await asyncio.sleep(min(ARM_SECONDS, self._stuck_seconds / 4))
+            await until_tick(min(ARM_SECONDS, self._stuck_seconds / 4))
 
     def stop(self) -> None:
         """The daemon ends in good order: nobody guards it any longer."""

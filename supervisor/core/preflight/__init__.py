@@ -1,9 +1,5 @@
 """Preflight checks (`facilitator doctor`): is this host fit for the configuration? Facts in, findings out.
 
-Pure: `supervisor.app.preflight` gathers the facts.
+Pure: `supervisor.app.preflight` gathers the facts. `checklist` has all checks, `live` those that a running
+daemon repeats.
 """
-
-from supervisor.core.preflight.checklist import run_checks
-from supervisor.core.preflight.finding import Finding, Severity
-
-__all__ = ["Finding", "Severity", "run_checks"]

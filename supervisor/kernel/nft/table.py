@@ -74,6 +74,8 @@ class Nftables:
         self._sets = {described.name: described for described in self._ruleset.sets}
         self._built: _Shape | None = None
         self._closed_since: float | None = None
+        # By set: what was last read, as the kernel said it and as elements. It hardly ever changes.
+        self._known: dict[str, tuple[list[bytes], list[Element]]] = {}
         self._owner = AsyncNetlink(NETFILTER, _BUFFER_BYTES)  # writes
         self._reader = AsyncNetlink(NETFILTER, _BUFFER_BYTES)  # so that a dump keeps no transaction waiting
 
@@ -191,6 +193,9 @@ class Nftables:
     async def _elements(self, described: Set) -> Iterable[Element]:
         messages = await self._dump(nft.GET_ELEMENTS, elements_of(described.name))
         data = [found.get(nft.ELEMENTS_LIST, b"") for found in messages]
-        return await run_offloaded(
-            sum(map(len, data)) // _ELEMENT_BYTES, lambda: list(unpack(described, data))
-        )
+        before, elements = self._known.get(described.name, ([], []))
+        if data != before:
+            many = sum(map(len, data)) // _ELEMENT_BYTES
+            elements = await run_offloaded(many, lambda: list(unpack(described, data)))
+            self._known[described.name] = data, elements
+        return elements

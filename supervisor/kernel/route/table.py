@@ -39,6 +39,8 @@ class RouteTable:
         self.netlink = AsyncNetlink()  # to the kernel's routing, interfaces and addresses (rtnetlink(7))
         self._query: socket.socket | None = None
         self._names: dict[int, str] = {}  # of devices that were seen
+        # By IP version: what was last read, as the kernel said it and as routes.
+        self._known: dict[int, tuple[list[bytes], list[RawRoute]]] = {}
 
     def open(self) -> None:
         """Open the sockets, in the network namespace of the calling thread."""
@@ -74,10 +76,17 @@ class RouteTable:
 
     async def routes(self, versions: Iterable[int]) -> frozenset[Route]:
         """All routes of ours, in all tables."""
-        found = [
-            raw for version in versions for raw in await self.netlink.dump(route_dump(version), read_route)
-        ]
+        found = [raw for version in versions for raw in await self._read(version)]
         return await run_offloaded(len(found), lambda: frozenset(map(self._named, found)))
+
+    async def _read(self, version: int) -> list[RawRoute]:
+        """Of one IP version. They hardly ever change, and to parse them takes longer than all else."""
+        bodies = await self.netlink.dump(route_dump(version), bytes)
+        before, routes = self._known.get(version, ([], []))
+        if bodies != before:
+            routes = await run_offloaded(len(bodies), lambda: [*filter(None, map(read_route, bodies))])
+            self._known[version] = bodies, routes
+        return routes
 
     async def rules(self, versions: Iterable[int]) -> frozenset[Rule]:
         """All policy rules of ours."""

@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from supervisor.ticks import tick_after
+
 INTERVAL_SECONDS = 1.0  # between two measurements
 WINDOW_MEASUREMENTS = 60
 
@@ -19,7 +21,7 @@ async def watch(
     loop = asyncio.get_running_loop()
     late: deque[float] = deque(maxlen=window)
     while True:
-        due = loop.time() + interval
-        await asyncio.sleep(interval)
+        due = tick_after(interval)
+        await asyncio.sleep(due - loop.time())
         late.append(max(0.0, loop.time() - due))
         report(max(late))
