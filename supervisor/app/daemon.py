@@ -49,8 +49,7 @@ from supervisor.clients.processes import (
 )
 from supervisor.clients.sweep import sweep
 from supervisor.clients.syscalls import not_dumpable
-from supervisor.config import Config, ConfigErrors, difference
-from supervisor.config.resolved import changes, chosen
+from supervisor.config import Config, ConfigErrors, changes, chosen, difference
 from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.session.lifetime import REMEMBERED_SESSIONS, remembered
