@@ -47,6 +47,13 @@ def parse_duration(value: Any) -> float:
     return seconds
 
 
+def duration_text(seconds: float) -> str:
+    """As a configuration writes it, in the largest unit that needs no fraction."""
+    fitting = [unit for unit, length in _UNITS.items() if seconds and (seconds / length).is_integer()]
+    unit = fitting[-1] if fitting else "s"
+    return f"{seconds / _UNITS[unit]:.10g}{unit}"
+
+
 def _suggestion(value: Any) -> str:
     match = _DURATION_TYPO.fullmatch(str(value).strip().lower())
     if match is None:
@@ -61,11 +68,11 @@ def _checked_pause(seconds: float) -> float:
     return seconds
 
 
-_DURATION_SCHEMA = WithJsonSchema(
+DURATION_SCHEMA = WithJsonSchema(
     {"type": "string", "pattern": r"^\d{1,9}(\.\d{1,9})?(ms|s|m|h|d)$", "examples": ["5s", "2m", "4h"]}
 )
-Seconds = Annotated[float, BeforeValidator(parse_duration), _DURATION_SCHEMA]
-Pause = Annotated[float, BeforeValidator(parse_duration), AfterValidator(_checked_pause), _DURATION_SCHEMA]
+Seconds = Annotated[float, BeforeValidator(parse_duration), DURATION_SCHEMA]
+Pause = Annotated[float, BeforeValidator(parse_duration), AfterValidator(_checked_pause), DURATION_SCHEMA]
 
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,3})?) ?%", re.ASCII)
 
@@ -78,8 +85,10 @@ def parse_share(value: Any) -> float:
     return float(match[1]) / 100.0
 
 
-Share = Annotated[
-    float,
-    BeforeValidator(parse_share),
-    WithJsonSchema({"type": "string", "pattern": r"^\d{1,3}(\.\d{1,3})? ?%$", "examples": ["20%"]}),
-]
+SHARE_SCHEMA = WithJsonSchema({"type": "string", "pattern": r"^\d{1,3}(\.\d{1,3})? ?%$", "examples": ["20%"]})
+Share = Annotated[float, BeforeValidator(parse_share), SHARE_SCHEMA]
+
+
+def share_text(share: float) -> str:
+    """As a configuration writes it."""
+    return f"{share * 100:.10g}%"

@@ -50,7 +50,7 @@ from supervisor.clients.processes import (
 )
 from supervisor.clients.sweep import sweep
 from supervisor.clients.syscalls import not_dumpable
-from supervisor.config import Config, ConfigErrors, difference
+from supervisor.config import Config, ConfigErrors, changes, chosen, difference
 from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.session.lifetime import REMEMBERED_SESSIONS, remembered
@@ -159,6 +159,7 @@ class Daemon:
         tls = server_tls(config.http.tls)
         name = parts.identity.facilitator
         self._log.info("starting", facilitator=name, version=version(), tunnels=len(config.tunnels))
+        self._log.info("settings", that_are_not_default=chosen(config))
         for warning in config.warnings:
             self._log.warning("configuration", text=str(warning))
         restart = await self._begin()
@@ -358,9 +359,9 @@ class Daemon:
             return {"done": [], "errors": errors, "problems": []}
         self._accepted(new)
         config = new.config
-        change = difference(self._config, config)
+        change, settings = difference(self._config, config), list(changes(self._config, config))
         self._take_over(config, change.restart)
-        self._log.info("reloaded", done=change.lines())
+        self._log.info("reloaded", done=change.lines(), settings=settings)
         problems = [f"{name}: {text}" for name, text in parts.watchers.client_files.problems.items()]
         if problems:
             self._log.error("files cannot be used; their tunnels could not start", problems=problems)

@@ -55,8 +55,11 @@ def run(config: Path, watch: bool) -> None:
 
 @click.command()
 @_no_files_option
+@click.option(
+    "--show", is_flag=True, help="Print all settings that result, as a tree; defaults are marked as such."
+)
 @config_option
-def check(config: Path, no_files: bool) -> None:
+def check(config: Path, no_files: bool, show: bool) -> None:
     """Validate the configuration: every mistake in one run, each with line and column. Needs no rights,
     touches nothing.
 
@@ -68,6 +71,11 @@ def check(config: Path, no_files: bool) -> None:
     from supervisor.app.profiles import Weight
 
     valid = _load(config)
+    if show:
+        from supervisor.config.resolved import resolved, tree
+
+        for line in tree(resolved(valid)):
+            say(line)
     remarks = [] if no_files else _files(config, valid)
     missing = (*_missing(valid), *(str(each) for each in remarks if each.weight is Weight.WARNING))
     for warning in (*map(str, valid.warnings), *(f"warning: {text}" for text in missing)):
@@ -117,13 +125,13 @@ def _missing(config: Config) -> list[str]:
 def plan(config: Path, socket_path: Path | None, no_files: bool) -> None:
     """Show the routes, rules and NAT that are wanted, and how the kernel differs.
 
-    Asks the running daemon; without one, says what the default file would bring with no tunnel up. A file
-    that is named with -c is always planned itself, whatever runs.
+    Asks the running daemon. Without one, and for a file named with -c that is not the one in force, says what
+    the file would bring with no tunnel up.
 
     \b
     Example: facilitator plan -c new.yaml
     """
-    if socket_path is None and named(click.get_current_context(), "config"):
+    if socket_path is None and named(click.get_current_context(), "config") and not _in_force(config):
         say(*plan_text(_plan_from(_load(config))))
         return
     try:
@@ -141,6 +149,13 @@ def plan(config: Path, socket_path: Path | None, no_files: bool) -> None:
             if remark.weight is Weight.ERROR:  # its part of the plan stays without a tunnel
                 say(str(remark), err=True)
     say(*plan_text(answer))
+
+
+def _in_force(config: Path) -> bool:
+    """Is this the file that the daemon runs with, or ran with, unchanged?"""
+    from supervisor.app.stores.last_configuration import in_force
+
+    return in_force(config, state_dir(config))
 
 
 @click.command()

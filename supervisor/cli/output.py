@@ -36,6 +36,11 @@ def say_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2).replace("\x7f", "\\u007f"))
 
 
+def draws() -> bool:
+    """The output is a terminal, on which something can be drawn again."""
+    return sys.stdout.isatty()
+
+
 def say_json_line(document: Any) -> None:
     """Print a document as JSON in one line, at once: another program reads it as it comes."""
     click.echo(json.dumps(document, separators=(",", ":")).replace("\x7f", "\\u007f"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from supervisor.cli.options import ask, fail, socket_option, tunnel_name
-from supervisor.cli.output import prompt, say, say_json, say_json_line
+from supervisor.cli.output import draws, prompt, say, say_json, say_json_line
 from supervisor.control.client import ControlClient
 from supervisor.core.exits import Exit
 from supervisor.core.views.drain_text import flows_left
@@ -47,7 +47,7 @@ def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_
         return _only(whole, tunnel)
 
     if watch:
-        if not as_json and not sys.stdout.isatty():
+        if not as_json and not draws():
             fail(
                 Exit.USAGE,
                 "status --watch draws on a terminal, and the output is none; add --json for one document a line",

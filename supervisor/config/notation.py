@@ -74,6 +74,12 @@ def parse_size(value: Any) -> int:
     return int(match[1]) * _SIZES[match[2]]
 
 
+def size_text(size: int) -> str:
+    """As a configuration writes it, with the smallest number."""
+    unit = max((unit for unit in _SIZES if size % _SIZES[unit] == 0), key=lambda unit: _SIZES[unit])
+    return f"{size // _SIZES[unit]}{unit}"
+
+
 def _url(value: str) -> str:
     try:
         url = urlsplit(value)
@@ -139,11 +145,8 @@ Name = Annotated[
     str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})
 ]
 Subject = Annotated[str, AfterValidator(_subject), WithJsonSchema({"type": "string", "pattern": "="})]
-Size = Annotated[
-    int,
-    PlainValidator(parse_size),
-    WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$", "examples": ["100MB"]}),
-]
+SIZE_SCHEMA = WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$", "examples": ["100MB"]})
+Size = Annotated[int, PlainValidator(parse_size), SIZE_SCHEMA]
 ListenText = Annotated[
     Listen,
     PlainValidator(parse_listen),

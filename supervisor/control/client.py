@@ -58,10 +58,12 @@ class ControlClient:
         """POST, and the JSON answer, which may take `wait` seconds longer than the timeout."""
         return self._document("POST", path, self._timeout + wait, body)
 
-    def lines(self, path: str) -> Iterator[str]:
-        """The lines of a text that may never end, as they come."""
+    def lines(self, path: str, timeout: float | None = None) -> Iterator[str]:
+        """The lines of a text that may never end, as they come. `timeout`: seconds to wait for each; None:
+        any time.
+        """
         with self._explained():
-            response = self._request("GET", path, None)
+            response = self._request("GET", path, timeout)
             rest = b""
             while data := response.read1():  # unlike iteration, raises when the connection breaks
                 *lines, rest = (rest + data).split(b"\n")

@@ -206,10 +206,13 @@ def headline(page: StatusPageDocument) -> HeadlineEntry:
 
 def _availability(it: DayEntry) -> str:
     """In words; rounded down, so that 100 % means that it was never down."""
-    ratio = it["ratio"]
+    ratio, since = it["ratio"], it.get("since")
+    if ratio is None and since is not None:
+        return f"observed since {_day_and_time(since)}"
     if ratio is None:
         return "not wanted" if any(it["last_day"]) else "not known yet"
-    return "100 % available" if ratio >= 1.0 else f"{int(ratio * 10000) / 100:.2f} % available"
+    figure = "100 %" if ratio >= 1.0 else f"{int(ratio * 10000) / 100:.2f} %"
+    return f"{figure} available" + (f" since {_day_and_time(since)}" if since is not None else "")
 
 
 def _latest_rtt(it: MeasuresEntry) -> str:

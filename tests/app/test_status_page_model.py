@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -83,12 +84,21 @@ async def test_the_document_is_json_and_a_page(night: Night) -> None:
     entry = shown["tunnels"][0]
     assert len(entry["deaths"]) == 2
     assert entry["deaths"][0]["at"] > entry["deaths"][1]["at"], "the latest first"
-    assert 0.9 < entry["availability"]["ratio"] < 1.0
+    assert entry["availability"]["ratio"] is None, "a quarter of an hour is too little for a figure"
+    assert "observed since" in render_page(shown)
     assert entry["availability"]["last_day"][-1] == "down", (
         "the worst that was in this quarter of an hour, or in the one before"
     )
     assert json.loads(json.dumps(shown)) == shown
     assert "why sessions of acme ended: the last 2" in render_page(shown)
+
+
+async def test_a_figure_for_less_than_a_day_says_since_when(night: Night) -> None:
+    night.world.run(until=7 * 3600.0)
+    shown = await night.shown()
+    entry = shown["tunnels"][0]["availability"]
+    assert 0.9 < entry["ratio"] < 1.0
+    assert f"available since {datetime.fromisoformat(entry['since']):%d %b %H:%M}" in render_page(shown)
 
 
 async def test_samples_are_taken_while_it_runs_and_only_so_many_are_kept(night: Night) -> None:

@@ -245,7 +245,9 @@ def test_what_a_profile_loses_is_said_and_is_no_mistake(tmp_path: Path) -> None:
     )
     assert code == 0, lines
     for start in ("3: lport is", "4: up is", "5: shaper is", "6: dhcp-option is"):
-        assert [line for line in lines if line.startswith(f"acme: acme.ovpn:{start} left out: ")], lines
+        assert [line for line in lines if line.startswith(f"warning: acme: acme.ovpn:{start} left out: ")], (
+            lines
+        )
 
 
 # --- a configuration that cannot be read

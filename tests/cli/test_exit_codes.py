@@ -28,6 +28,8 @@ COMMANDS = (
     ["restart", "acme-dc"],
     LOGS,
     ["reload"],
+    ["health"],
+    ["health", "acme-dc"],
 )
 HEAD = b"HTTP/1.1 200 OK\r\n"
 BREAKS = {
@@ -117,3 +119,34 @@ def test_watch_as_json_is_one_document_a_line(tmp_path: Path) -> None:
         lines = [watching.stdout.readline() for _ in range(2)]
         watching.terminate()
     assert [json.loads(line) for line in lines] == [json.loads(body)] * 2
+
+
+@pytest.mark.parametrize(
+    ("entry", "draining", "code", "said"),
+    [
+        ({}, False, Exit.OK, "acme-dc: up, healthy\n"),
+        ({"health": "unknown"}, False, Exit.OK, "acme-dc: up, unknown\n"),
+        ({"health": "unhealthy", "last_error": "no answer"}, False, Exit.FAILED, "no answer\n"),
+        (
+            {"phase": "backoff", "reason": "network"},
+            False,
+            Exit.FAILED,
+            "acme-dc: backoff, healthy: network\n",
+        ),
+        ({"drain": {"left": 1}}, False, Exit.FAILED, "acme-dc: up, healthy, draining\n"),
+        ({}, True, Exit.FAILED, "acme-dc: up, healthy, draining\n"),
+        ({"name": "other"}, False, Exit.FAILED, "acme-dc: there is no such tunnel\n"),
+    ],
+)
+def test_health_of_a_tunnel_is_one_line(
+    tmp_path: Path, entry: dict[str, object], draining: bool, code: Exit, said: str
+) -> None:
+    well = {"name": "acme-dc", "phase": "up", "health": "healthy", "drain": None, "last_error": None}
+    tunnel = {**well, "reason": "healthy", **entry}
+    body = json.dumps({"facilitator": "vpn1", "draining": draining, "tunnels": [tunnel]}).encode()
+    path = tmp_path / "control.sock"
+    with answering(path, HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body):
+        got, text = call(path, ["health", "acme-dc"])
+        assert (got, text.count("\n")) == (code, 1)
+        assert text.endswith(said)
+        assert call(path, ["health"])[0] == Exit.OK, "the daemon itself works in each of these cases"

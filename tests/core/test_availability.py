@@ -13,6 +13,7 @@ from supervisor.core.views.availability import (
     ADOPTED,
     KEPT,
     LOST,
+    WINDOWS,
     Standing,
     StandingChange,
     Timeline,
@@ -131,7 +132,7 @@ def test_outages_are_the_stretches_without_service(
     assert all(b.began >= a.ended for a, b in zip(told.outages, told.outages[1:], strict=False))
     assert told.healed + told.by_hand <= len(told.failures)
     assert told.ratio is None or 0.0 <= told.ratio <= 1.0
-    assert timeline.ratios([stretch[1] - stretch[0]], stretch[1]) == [pytest.approx(told.ratio)]
+    assert timeline.ratios([stretch[1] - stretch[0]], stretch[1], at_least=0.0) == [pytest.approx(told.ratio)]
 
 
 @pytest.mark.slow
@@ -230,3 +231,23 @@ def test_what_a_state_means(state: TunnelState, said: Standing) -> None:
 def test_where_nothing_can_be_probed_being_connected_is_being_up() -> None:
     bare = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))
     assert standing(bare, tunnel_state(phase=Phase.UP)) is UP
+
+
+def test_a_ratio_waits_until_enough_was_observed() -> None:
+    """A first start that takes five minutes is not a bad day; six hours with as much downtime are a day."""
+    timeline, hour = Timeline(), 3600.0
+    timeline.add(StandingChange(0.0, Standing.DOWN, "network"))
+    timeline.add(StandingChange(300.0, Standing.UP, "connected"))
+    assert timeline.ratios(WINDOWS.values(), 0.4 * hour) == [None, None, None, None]
+    hourly, *longer = timeline.ratios(WINDOWS.values(), 0.6 * hour)
+    assert hourly == pytest.approx(1 - 300 / 2160)
+    assert longer == [None, None, None]
+    assert timeline.ratios(WINDOWS.values(), 6 * hour - 1)[1:] == [None, None, None]
+    assert timeline.ratios(WINDOWS.values(), 6 * hour) == [1.0, *[pytest.approx(1 - 300 / 21600)] * 3]
+
+
+def test_time_in_which_it_was_stopped_is_not_observed() -> None:
+    timeline = Timeline()
+    timeline.add(StandingChange(0.0, Standing.STOPPED, "stopped"))
+    timeline.add(StandingChange(86000.0, Standing.DOWN, "network"))
+    assert timeline.ratios([86400.0], 86400.0) == [None]

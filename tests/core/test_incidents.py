@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -156,7 +157,7 @@ def test_an_outage_adds_up_until_it_is_well_for_long_enough(cycles: list[tuple[f
     began, lasted, failures = 0.0, 0.0, 0
     for down, up in cycles:
         began, lasted, failures = (now, 0.0, 1) if not failures else (began, lasted, failures + 1)
-        state = tunnel_state(phase=Phase.BACKOFF, well_since=now)
+        state = tunnel_state(phase=Phase.BACKOFF, well_since=now, reason=Reason.NETWORK)
         for moment in (now, now + down / 2):
             outages = track_outages(outages, Snapshot({"t0": (tunnel, state)}, moment))
         found = outages["t0"]
@@ -179,7 +180,7 @@ def test_an_outage_adds_up_until_it_is_well_for_long_enough(cycles: list[tuple[f
 
 
 def test_a_dead_uplink_ends_an_outage_and_it_begins_anew() -> None:
-    state = tunnel_state(phase=Phase.BACKOFF, well_since=100.0)
+    state = tunnel_state(phase=Phase.BACKOFF, well_since=100.0, reason=Reason.NETWORK)
     snapshot = Snapshot({"t0": (TUNNELS["t0"], state)}, 150.0)
     outages = track_outages({}, snapshot)
     assert outages == {"t0": OutageTracker(100.0, 100.0)}
@@ -214,3 +215,20 @@ def test_a_condition_keeps_its_beginning_and_fades() -> None:
     incidents, alerts, due = decide("vpn1", incidents, replace(snapshot, now=300.0), {}, {})
     incidents, alerts, due = decide("vpn1", incidents, replace(snapshot, now=360.0), {}, {})
     assert (alerts, due, incidents.conditions) == ({}, None, {})
+
+
+@pytest.mark.parametrize(
+    ("then", "failures"), [(Reason.RESTARTED, 0), (Reason.CONNECTED, 0), (Reason.AUTH, 10)]
+)
+def test_what_an_operator_restarts_again_and_again_does_not_flap(then: Reason, failures: int) -> None:
+    """Unless a restart fails on its own."""
+    tunnel, outages = TUNNELS["t0"], {}
+    for turn in range(10):
+        now = 1000.0 + 60.0 * turn
+        for reason, moment in ((Reason.RESTARTED, now), (then, now + 1.0)):
+            down = tunnel_state(phase=Phase.STARTING, well_since=now, reason=reason)
+            outages = track_outages(outages, Snapshot({"t0": (tunnel, down)}, moment))
+        up = tunnel_state(phase=Phase.UP, health=Health.HEALTHY, well_since=now + 5.0)
+        outages = track_outages(outages, Snapshot({"t0": (tunnel, up)}, now + 5.0))
+    assert outages["t0"].failures == failures
+    assert outages["t0"].flapping is (failures > 0)

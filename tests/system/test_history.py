@@ -60,9 +60,8 @@ def test_deaths_a_crash_and_a_stop_stand_in_one_record(lab: Lab, daemon: LabDaem
     assert (said["failures"], said["healed"], said["by_hand"]) == (2, 2, 0)
     assert 0.0 < said["ratio"] < 1.0
     assert said["unwatched_seconds"] == 0.0 < said["down_seconds"]
-    assert daemon.metric(
-        "facilitator_tunnel_availability_ratio", tunnel="acme-dc", window="30d"
-    ) == pytest.approx(said["ratio"], abs=0.02)
+    scraped = daemon.metrics()
+    assert "facilitator_tunnel_availability_ratio{" not in scraped, "too little was observed for a figure"
     assert daemon.metric("facilitator_history_usable") == 1
 
     text = daemon.cli("history", "acme-dc").stdout

@@ -7,14 +7,17 @@ took something away.
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from supervisor.cli.plan import plan_text
-from tests.lab.daemon import LabDaemon
+from tests.lab.daemon import FACILITATOR, REPOSITORY, LabDaemon
 from tests.netns import Namespace, sweep
 
 pytestmark = pytest.mark.root
@@ -102,6 +105,45 @@ def test_before_while_and_after(daemon: LabDaemon) -> None:
             "  - route 10.66.0.0/24 prohibit metric 0\n"
         ),
     )
+
+
+def test_a_file_that_is_not_in_force_is_planned_itself(daemon: LabDaemon) -> None:
+    daemon.start()
+    wanted, _ = plan(daemon)
+    text = daemon.config_file.read_text()
+    assert "10.77.0.0/24" in text
+    new = daemon.config_file.with_name("new.yaml")
+    new.write_text(text.replace("10.77.0.0/24", "10.99.0.0/24"))
+    argv = daemon.namespace.argv(*FACILITATOR, "plan", "-c", str(new))
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
+    planned, difference = parts(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "10.99.0.0/24" in planned
+    assert "10.77.0.0/24" not in planned
+    assert "  - route 10.77.0.0/24 unreachable metric 20000" in difference
+    assert plan(daemon) == (wanted, SAME), "the file in force: as the daemon runs"
+
+
+def test_health_of_a_real_daemon_and_its_settings_in_the_log(daemon: LabDaemon) -> None:
+    assert daemon.cli("health").returncode == 4
+    daemon.start()
+    done = daemon.cli("health")
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1)
+    assert "works, 0 of" in done.stdout
+    down = daemon.cli("health", "--json", "acme-dc")
+    assert (down.returncode, json.loads(down.stdout)["healthy"]) == (1, False)
+
+    first = next(line for line in logged(daemon) if line["event"] == "settings")
+    assert first["that_are_not_default"]["staff.networks"]
+    text = daemon.config_file.read_text()
+    daemon.config_file.write_text(text + "drain: {idle: 9m}\n")
+    assert daemon.cli("reload").stdout == "drain changed\n"
+    reloaded = next(line for line in logged(daemon) if line["event"] == "reloaded")
+    assert reloaded["settings"] == ["drain.idle: 15m -> 9m"]
+
+
+def logged(daemon: LabDaemon) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in daemon.log.read_text().splitlines() if line.startswith("{")]
 
 
 def test_an_empty_plan_is_one_line() -> None:

@@ -217,7 +217,10 @@ class StatusPageModel:
         history = self._inputs.history
         ratio = history.ratios((name,)).get((name, "24h"))
         slots = [slot and slot.value for slot in history.worst_by_part(name, DAY_SECONDS, DAY_SLOTS)]
-        entry: DayEntry = {"ratio": _rounded_down(ratio), "last_day": slots}
+        segments = history.segments(name, DAY_SECONDS)
+        began = segments[0][0] if segments and None in slots[:1] else None
+        since = None if began is None else iso(began)
+        entry: DayEntry = {"ratio": _rounded_down(ratio), "since": since, "last_day": slots}
         return _Day(state.since, state.phase, state.health, now, entry)
 
     def _failure(self, it: Failure) -> FailureEntry:

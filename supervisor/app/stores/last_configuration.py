@@ -21,6 +21,7 @@ from supervisor.config import Config, ConfigErrors, parse
 from supervisor.core.exits import CannotStart
 from supervisor.core.formats import NotUnderstood, document
 from supervisor.early_close import remember, state_dirs
+from supervisor.run_arguments import default_config
 from tunnels.base import AnyKind
 
 NAME = "last-configuration.json"
@@ -74,6 +75,19 @@ def _last_good(path: Path, kinds: Mapping[str, AnyKind]) -> Loaded | None:
         except (OSError, ValueError, ConfigErrors):  # no help: the file's own errors are told
             continue
     return None
+
+
+def in_force(path: Path, state_dir: Path) -> bool:
+    """Was this very text of the file the last one that a daemon with this `state_dir` took? Where this user
+    may not look, the default file counts as it.
+    """
+    try:
+        last = JsonFile(state_dir / NAME, DOCUMENT, _format_0).load()
+    except PermissionError:
+        return path.resolve() == default_config().resolve()
+    except (OSError, ValueError):
+        return False
+    return last is not None and (last.path, last.text) == (str(path.resolve()), _readable(path))
 
 
 def _readable(path: Path) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from supervisor.core.session.reasons import is_failure, is_ordered
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import TunnelState, Want, well
 from tunnels.settings import Tunnel
@@ -23,7 +24,8 @@ class OutageTracker:
 
     since: float  # the first failure
     down_since: float | None  # the present failure; None: it is well at the moment
-    failures: int = 1
+    failures: int = 1  # of its own: neither an operator's restarts nor other orders
+    counted: bool = True  # the present failure is one of them
     earlier_down_seconds: float = 0.0  # how long the failures before the present one lasted, summed up
 
     @property
@@ -61,11 +63,14 @@ def _track(
 ) -> OutageTracker | None:
     since = max(state.well_since, snapshot.uplink.since)
     if not well(tunnel, state):
+        own = not is_ordered(state.reason)
         if before is None:
-            return OutageTracker(since, since)
+            return OutageTracker(since, since, int(own), own)
         if before.down_since is not None and before.down_since >= since:
-            return before
-        return replace(_recovered(before, since), down_since=since, failures=before.failures + 1)
+            failed = is_failure(state.reason) and not before.counted  # after what was ordered
+            return replace(before, failures=before.failures + 1, counted=True) if failed else before
+        down = replace(_recovered(before, since), down_since=since)
+        return replace(down, failures=before.failures + int(own), counted=own)
     if before is None or snapshot.now >= since + tunnel.alert.clear_after:
         return None
     return _recovered(before, since)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from supervisor.core.session.retry import POLICIES, Page
+from supervisor.core.session.retry import POLICIES, Page, Retry
 
-_NO_FAILURE = frozenset({reason.value for reason, policy in POLICIES.items() if policy.page is Page.NO})
-
-
+_ORDERS = frozenset(reason.value for reason, policy in POLICIES.items() if policy.retry is Retry.NOW)
+_NO_FAILURE = frozenset(reason.value for reason, policy in POLICIES.items() if policy.page is Page.NO)
 _CURED_BY_SOMEBODY = frozenset(
-    {reason.value for reason, policy in POLICIES.items() if policy.page in (Page.AT_ONCE, Page.GIVEN_UP)}
+    reason.value for reason, policy in POLICIES.items() if policy.page in (Page.AT_ONCE, Page.GIVEN_UP)
 )
+
+
+def is_ordered(reason: str) -> bool:
+    """Somebody asked for it: an operator, a reload, a plan."""
+    return reason in _ORDERS
 
 
 def must_be_cured(reason: str) -> bool:

@@ -29,6 +29,9 @@ ADOPTED = "adopted"  # a daemon has adopted the session of an earlier one
 WINDOWS: Mapping[str, float] = MappingProxyType(
     {"1h": 3600.0, "24h": 86400.0, "7d": 7 * 86400.0, "30d": 30 * 86400.0}
 )
+# A ratio says something once this much was observed, or half of its window: a first start that took minutes
+# is no bad day.
+MIN_OBSERVED_SECONDS = 6 * 3600.0
 KEPT = max(WINDOWS.values()) + 3600.0  # seconds of the past that a timeline remembers
 _TRIM = 256  # marks that are forgotten at a time
 
@@ -244,16 +247,21 @@ class Timeline:
         deaths = Counter(reason for at, reason in self._deaths if start <= at < end)
         return Availability(start, end, self.seconds(start, end), outages, deaths)
 
-    def ratios(self, lengths: Iterable[float], end: float) -> list[float | None]:
+    def ratios(
+        self, lengths: Iterable[float], end: float, at_least: float = MIN_OBSERVED_SECONDS
+    ) -> list[float | None]:
         """`Availability.ratio` of intervals of these lengths that all end at `end`; cheap enough for each
-        scrape.
+        scrape. None also while the tunnel was wanted for less than `at_least` seconds, or half of the
+        interval.
         """
         found: list[float | None] = []
         most_available, most_lacking = self._balance(end)
         for length in lengths:
             before = self._balance(end - length)
             available, lacking = max(0.0, most_available - before[0]), max(0.0, most_lacking - before[1])
-            found.append(available / (available + lacking) if available + lacking > 0.0 else None)
+            observed = available + lacking
+            enough = observed > 0.0 and observed >= min(length / 2, at_least)
+            found.append(available / observed if enough else None)
         return found
 
     def segments(self, start: float, end: float) -> list[Segment]:

@@ -180,7 +180,10 @@ class DayEntry(TypedDict):
     """Availability over the last 24 hours."""
 
     ratio: float | None
-    """Part of the time in which the tunnel was wanted that it worked; null: never wanted, or unknown."""
+    """Part of the time in which the tunnel was wanted that it worked; null: never wanted, or observed for too
+    short a time."""
+    since: NotRequired[str | None]
+    """Since when it is observed, if that is less than the 24 hours."""
     last_day: list[StandingName | None]
     """The worst of each quarter of an hour, oldest first; null: unknown."""
 
