@@ -15,6 +15,7 @@ import pytest
 from supervisor.app.watchers.endpoints import (
     FAILING_PROBE_SECONDS,
     SILENT_AFTER_PROBES,
+    SILENT_PROBE_SECONDS,
     WORKING_PROBE_SECONDS,
     EndpointWatch,
     ProbedGateway,
@@ -70,7 +71,12 @@ class EndpointWorld:
 @contextlib.asynccontextmanager
 async def watched(story: EndpointWorld, port: int | None = None) -> AsyncIterator[EndpointWatch]:
     watch = EndpointWatch(
-        story.snapshot, {"test": replace(KIND, tcp_port=lambda tunnel: port)}, story.post, 0.02, 0.02
+        story.snapshot,
+        {"test": replace(KIND, tcp_port=lambda tunnel: port)},
+        story.post,
+        asyncio.Event(),
+        0.02,
+        0.02,
     )
     task = asyncio.create_task(watch.run())
     try:
@@ -154,7 +160,8 @@ async def test_a_stranger_does_not_knock_all_the_time() -> None:
         due = ProbeRecord(1000.0, unanswered).due_at(gateway, wrong, FAILING_PROBE_SECONDS)
         pause = due - 1000.0
         known = WORKING_PROBE_SECONDS if gateway is udp else float("inf")
-        suspect = -1000.0 if unanswered == 1 else FAILING_PROBE_SECONDS
+        answering = FAILING_PROBE_SECONDS if gateway is udp or unanswered == 0 else SILENT_PROBE_SECONDS
+        suspect = -1000.0 if unanswered == 1 else answering
         assert pause == (suspect if wrong else known)
 
 

@@ -7,6 +7,7 @@ snapshot -> gateways that are due -> `supervisor.probes.gateway` -> `EndpointSee
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -56,13 +57,18 @@ class ProbeRecord:
         """True if the last probes were not answered, but too few for a verdict."""
         return 0 < self.unanswered < SILENT_AFTER_PROBES
 
+    def silent(self, gateway: ProbedGateway) -> bool:
+        """True if it does not answer although it would if it were reachable."""
+        decided = self.unanswered >= SILENT_AFTER_PROBES
+        return decided and (gateway.port is not None or self.ever_answered)
+
     def due_at(self, gateway: ProbedGateway, suspect: bool, failing_seconds: float) -> float:
         """When the gateway is probed again; `suspect`: one of its tunnels fails."""
         if suspect and self.undecided:
             return 0.0
         if not suspect and gateway.port is not None:
             return float("inf")
-        if suspect and self.unanswered:
+        if suspect and self.silent(gateway):
             return self.probed_at + min(SILENT_PROBE_SECONDS, failing_seconds)
         return self.probed_at + (failing_seconds if suspect else WORKING_PROBE_SECONDS)
 
@@ -77,11 +83,13 @@ class EndpointWatch:
         snapshot: Snapshots,
         kinds: Mapping[str, AnyKind],
         post: Callable[[Event], None],
+        missed: asyncio.Event,
         interval: float = CHECK_SECONDS,
         failing_seconds: float = FAILING_PROBE_SECONDS,
     ) -> None:
+        """`missed`: set when a probe was not answered, so that its gateway is asked at once."""
         self._snapshot, self._kinds, self._post = snapshot, kinds, post
-        self._interval, self._failing_seconds = interval, failing_seconds
+        self._missed, self._interval, self._failing_seconds = missed, interval, failing_seconds
         # By tunnel: the last gateway that its client was connected with.
         self._gateways: dict[str, ProbedGateway] = {}
         self._records: dict[ProbedGateway, ProbeRecord] = {}  # of those that were probed
@@ -102,7 +110,11 @@ class EndpointWatch:
             if loop.time() >= self._due_at or not _same(snapshot, self._settled):
                 await self._check(snapshot, gate)
             suspect = any(suspect for _, suspect in self._known(snapshot))
-            await asyncio.sleep(min(self._interval, SUSPECT_CHECK_SECONDS) if suspect else self._interval)
+            pause = min(self._interval, SUSPECT_CHECK_SECONDS) if suspect else self._interval
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._missed.wait()
+            self._missed.clear()
 
     async def _check(self, snapshot: Snapshot, gate: asyncio.Semaphore) -> None:
         self._learn(snapshot)
@@ -178,7 +190,7 @@ class EndpointWatch:
             return before
         if record.unanswered == 0:
             return Reach.ANSWERS
-        return Reach.SILENT if gateway.port is not None or record.ever_answered else Reach.UNKNOWN
+        return Reach.SILENT if record.silent(gateway) else Reach.UNKNOWN
 
 
 def _same(snapshot: Snapshot, before: Snapshot | None) -> bool:
