@@ -47,10 +47,12 @@ class ProbeRecord:
     probed_at: float = float("-inf")  # seconds of the loop's clock
     unanswered: int = 0  # probes in a row
     ever_answered: bool = False
+    suspected: bool = False  # one of its tunnels failed when it was probed last
 
-    def after(self, answered: bool, now: float) -> ProbeRecord:
+    def after(self, answered: bool, now: float, suspect: bool) -> ProbeRecord:
         """The record after one more probe."""
-        return ProbeRecord(now, 0 if answered else self.unanswered + 1, answered or self.ever_answered)
+        unanswered = 0 if answered else self.unanswered + 1
+        return ProbeRecord(now, unanswered, answered or self.ever_answered, suspect)
 
     @property
     def undecided(self) -> bool:
@@ -64,7 +66,7 @@ class ProbeRecord:
 
     def due_at(self, gateway: ProbedGateway, suspect: bool, failing_seconds: float) -> float:
         """When the gateway is probed again; `suspect`: one of its tunnels fails."""
-        if suspect and self.undecided:
+        if suspect and (self.undecided or not self.suspected):
             return 0.0
         if not suspect and gateway.port is not None:
             return float("inf")
@@ -121,7 +123,8 @@ class EndpointWatch:
         may_probe = snapshot.uplink.alive and not snapshot.uplink.doubted
         if may_probe:
             now = asyncio.get_running_loop().time()
-            await asyncio.gather(*(self._probe(gateway, gate) for gateway in self._due(snapshot, now)))
+            due = self._due(snapshot, now).items()
+            await asyncio.gather(*(self._probe(gateway, suspect, gate) for gateway, suspect in due))
         published = self._publish(self._snapshot())
         self._settled = None if published else snapshot
         self._due_at = self._next_due(snapshot) if may_probe else float("inf")
@@ -138,11 +141,14 @@ class EndpointWatch:
         known = set(self._gateways.values())
         self._records = {gateway: record for gateway, record in self._records.items() if gateway in known}
 
-    def _due(self, snapshot: Snapshot, now: float) -> set[ProbedGateway]:
-        """The gateways to probe now."""
+    def _due(self, snapshot: Snapshot, now: float) -> dict[ProbedGateway, bool]:
+        """The gateways to probe now, and whether one of their tunnels fails."""
+        known: dict[ProbedGateway, bool] = {}
+        for gateway, suspect in self._known(snapshot):
+            known[gateway] = known.get(gateway, False) or suspect
         return {
-            gateway
-            for gateway, suspect in self._known(snapshot)
+            gateway: suspect
+            for gateway, suspect in known.items()
             if now >= self._record(gateway).due_at(gateway, suspect, self._failing_seconds)
         }
 
@@ -165,10 +171,11 @@ class EndpointWatch:
             if state.want is Want.UP:
                 yield gateway, _suspect(tunnel, state)
 
-    async def _probe(self, gateway: ProbedGateway, gate: asyncio.Semaphore) -> None:
+    async def _probe(self, gateway: ProbedGateway, suspect: bool, gate: asyncio.Semaphore) -> None:
         async with gate:
             answered = await answers(gateway.address, gateway.port, ANSWER_TIMEOUT_SECONDS)
-        self._records[gateway] = self._record(gateway).after(answered, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self._records[gateway] = self._record(gateway).after(answered, now, suspect)
 
     def _publish(self, snapshot: Snapshot) -> bool:
         """Post what has changed; False: nothing has."""
