@@ -191,7 +191,8 @@ class Daemon:
         background.start("certificates", watchers.certificates.run)
         background.start("quiet", IdleWatch(engine, SessionMeter(engine.lane), post).run)
         background.start("uplink", UplinkWatch(post).run)
-        background.start("endpoints", EndpointWatch(lambda: engine.snapshot, parts.kinds, post).run)
+        missed = parts.data_plane.prober.missed
+        background.start("endpoints", EndpointWatch(lambda: engine.snapshot, parts.kinds, post, missed).run)
         background.start("status page samples", reports.page_model.run)
         background.start("host watch", watchers.host.run)
         background.start("http address", watchers.http.run)

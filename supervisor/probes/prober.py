@@ -50,6 +50,7 @@ class ProbeLoop:
         """
         self._contained = contained
         self._post = post
+        self.missed = asyncio.Event()  # set by each round that no target answered; the reader clears it
         self._activity = InterfaceActivity(link_bytes)
         self._lane_ready = lane_ready
         self._random_unit = random_unit
@@ -103,7 +104,9 @@ class ProbeLoop:
             result = await self._round(job, probe_inside=missed)
             self._post(result)
             missed = result.rtt is None
-            if not missed:
+            if missed:
+                self.missed.set()
+            else:
                 answered.set()
                 await self._next_round(job, meter, started)
             await asyncio.sleep(max(0.0, started + shortest - loop.time()))

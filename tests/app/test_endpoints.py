@@ -15,6 +15,7 @@ import pytest
 from supervisor.app.watchers.endpoints import (
     FAILING_PROBE_SECONDS,
     SILENT_AFTER_PROBES,
+    SILENT_PROBE_SECONDS,
     WORKING_PROBE_SECONDS,
     EndpointWatch,
     ProbedGateway,
@@ -70,7 +71,12 @@ class EndpointWorld:
 @contextlib.asynccontextmanager
 async def watched(story: EndpointWorld, port: int | None = None) -> AsyncIterator[EndpointWatch]:
     watch = EndpointWatch(
-        story.snapshot, {"test": replace(KIND, tcp_port=lambda tunnel: port)}, story.post, 0.02, 0.02
+        story.snapshot,
+        {"test": replace(KIND, tcp_port=lambda tunnel: port)},
+        story.post,
+        asyncio.Event(),
+        0.02,
+        0.02,
     )
     task = asyncio.create_task(watch.run())
     try:
@@ -151,10 +157,11 @@ async def test_nobody_is_asked_while_the_uplink_is_dead_or_in_doubt(host: Namesp
 async def test_a_stranger_does_not_knock_all_the_time() -> None:
     udp, tcp = ProbedGateway("203.0.113.2", None), ProbedGateway("203.0.113.2", 443)
     for gateway, wrong, unanswered in itertools.product((udp, tcp), (True, False), (0, 1, 2, 9)):
-        due = ProbeRecord(1000.0, unanswered).due_at(gateway, wrong, FAILING_PROBE_SECONDS)
+        due = ProbeRecord(1000.0, unanswered, suspected=wrong).due_at(gateway, wrong, FAILING_PROBE_SECONDS)
         pause = due - 1000.0
         known = WORKING_PROBE_SECONDS if gateway is udp else float("inf")
-        suspect = -1000.0 if unanswered == 1 else FAILING_PROBE_SECONDS
+        answering = FAILING_PROBE_SECONDS if gateway is udp or unanswered == 0 else SILENT_PROBE_SECONDS
+        suspect = -1000.0 if unanswered == 1 else answering
         assert pause == (suspect if wrong else known)
 
 
@@ -166,3 +173,11 @@ async def test_what_an_answer_is(host: Namespace) -> None:
     assert not await answers("203.0.113.2", None, 0.2)
     assert not await answers("203.0.113.2", 9, 0.2)
     assert not await answers("198.51.100.1", 9, 30.0), "this host has no route there, and says so at once"
+
+
+async def test_a_tunnel_that_begins_to_fail_has_its_gateway_asked_at_once() -> None:
+    gateway = ProbedGateway("203.0.113.2", None)
+    asked_while_well = ProbeRecord().after(True, 1000.0, False)
+    assert asked_while_well.due_at(gateway, True, FAILING_PROBE_SECONDS) == 0.0
+    asked_since = asked_while_well.after(True, 1001.0, True)
+    assert asked_since.due_at(gateway, True, FAILING_PROBE_SECONDS) == 1001.0 + FAILING_PROBE_SECONDS

@@ -7,6 +7,7 @@ snapshot -> gateways that are due -> `supervisor.probes.gateway` -> `EndpointSee
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -15,7 +16,7 @@ from supervisor.core.events import EndpointSeen, Event
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Reach, TunnelState, Want, well
 from supervisor.probes.gateway import answers
-from supervisor.ticks import until_tick
+from supervisor.ticks import tick_after
 from tunnels.base import AnyKind
 from tunnels.settings import Tunnel
 
@@ -47,23 +48,30 @@ class ProbeRecord:
     probed_at: float = float("-inf")  # seconds of the loop's clock
     unanswered: int = 0  # probes in a row
     ever_answered: bool = False
+    suspected: bool = False  # one of its tunnels failed when it was probed last
 
-    def after(self, answered: bool, now: float) -> ProbeRecord:
+    def after(self, answered: bool, now: float, suspect: bool) -> ProbeRecord:
         """The record after one more probe."""
-        return ProbeRecord(now, 0 if answered else self.unanswered + 1, answered or self.ever_answered)
+        unanswered = 0 if answered else self.unanswered + 1
+        return ProbeRecord(now, unanswered, answered or self.ever_answered, suspect)
 
     @property
     def undecided(self) -> bool:
         """True if the last probes were not answered, but too few for a verdict."""
         return 0 < self.unanswered < SILENT_AFTER_PROBES
 
+    def silent(self, gateway: ProbedGateway) -> bool:
+        """True if it does not answer although it would if it were reachable."""
+        decided = self.unanswered >= SILENT_AFTER_PROBES
+        return decided and (gateway.port is not None or self.ever_answered)
+
     def due_at(self, gateway: ProbedGateway, suspect: bool, failing_seconds: float) -> float:
         """When the gateway is probed again; `suspect`: one of its tunnels fails."""
-        if suspect and self.undecided:
+        if suspect and (self.undecided or not self.suspected):
             return 0.0
         if not suspect and gateway.port is not None:
             return float("inf")
-        if suspect and self.unanswered:
+        if suspect and self.silent(gateway):
             return self.probed_at + min(SILENT_PROBE_SECONDS, failing_seconds)
         return self.probed_at + (failing_seconds if suspect else WORKING_PROBE_SECONDS)
 
@@ -78,11 +86,13 @@ class EndpointWatch:
         snapshot: Snapshots,
         kinds: Mapping[str, AnyKind],
         post: Callable[[Event], None],
+        missed: asyncio.Event,
         interval: float = CHECK_SECONDS,
         failing_seconds: float = FAILING_PROBE_SECONDS,
     ) -> None:
+        """`missed`: set when a probe was not answered, so that its gateway is asked at once."""
         self._snapshot, self._kinds, self._post = snapshot, kinds, post
-        self._interval, self._failing_seconds = interval, failing_seconds
+        self._missed, self._interval, self._failing_seconds = missed, interval, failing_seconds
         # By tunnel: the last gateway that its client was connected with.
         self._gateways: dict[str, ProbedGateway] = {}
         self._records: dict[ProbedGateway, ProbeRecord] = {}  # of those that were probed
@@ -103,14 +113,19 @@ class EndpointWatch:
             if loop.time() >= self._due_at or not _same(snapshot, self._settled):
                 await self._check(snapshot, gate)
             suspect = any(suspect for _, suspect in self._known(snapshot))
-            await until_tick(min(self._interval, SUSPECT_CHECK_SECONDS) if suspect else self._interval)
+            pause = min(self._interval, SUSPECT_CHECK_SECONDS) if suspect else self._interval
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(tick_after(pause)):
+                    await self._missed.wait()
+            self._missed.clear()
 
     async def _check(self, snapshot: Snapshot, gate: asyncio.Semaphore) -> None:
         self._learn(snapshot)
         may_probe = snapshot.uplink.alive and not snapshot.uplink.doubted
         if may_probe:
             now = asyncio.get_running_loop().time()
-            await asyncio.gather(*(self._probe(gateway, gate) for gateway in self._due(snapshot, now)))
+            due = self._due(snapshot, now).items()
+            await asyncio.gather(*(self._probe(gateway, suspect, gate) for gateway, suspect in due))
         published = self._publish(self._snapshot())
         self._settled = None if published else snapshot
         self._due_at = self._next_due(snapshot) if may_probe else float("inf")
@@ -127,11 +142,14 @@ class EndpointWatch:
         known = set(self._gateways.values())
         self._records = {gateway: record for gateway, record in self._records.items() if gateway in known}
 
-    def _due(self, snapshot: Snapshot, now: float) -> set[ProbedGateway]:
-        """The gateways to probe now."""
+    def _due(self, snapshot: Snapshot, now: float) -> dict[ProbedGateway, bool]:
+        """The gateways to probe now, and whether one of their tunnels fails."""
+        known: dict[ProbedGateway, bool] = {}
+        for gateway, suspect in self._known(snapshot):
+            known[gateway] = known.get(gateway, False) or suspect
         return {
-            gateway
-            for gateway, suspect in self._known(snapshot)
+            gateway: suspect
+            for gateway, suspect in known.items()
             if now >= self._record(gateway).due_at(gateway, suspect, self._failing_seconds)
         }
 
@@ -154,10 +172,11 @@ class EndpointWatch:
             if state.want is Want.UP:
                 yield gateway, _suspect(tunnel, state)
 
-    async def _probe(self, gateway: ProbedGateway, gate: asyncio.Semaphore) -> None:
+    async def _probe(self, gateway: ProbedGateway, suspect: bool, gate: asyncio.Semaphore) -> None:
         async with gate:
             answered = await answers(gateway.address, gateway.port, ANSWER_TIMEOUT_SECONDS)
-        self._records[gateway] = self._record(gateway).after(answered, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self._records[gateway] = self._record(gateway).after(answered, now, suspect)
 
     def _publish(self, snapshot: Snapshot) -> bool:
         """Post what has changed; False: nothing has."""
@@ -179,7 +198,7 @@ class EndpointWatch:
             return before
         if record.unanswered == 0:
             return Reach.ANSWERS
-        return Reach.SILENT if gateway.port is not None or record.ever_answered else Reach.UNKNOWN
+        return Reach.SILENT if record.silent(gateway) else Reach.UNKNOWN
 
 
 def _same(snapshot: Snapshot, before: Snapshot | None) -> bool:
