@@ -128,10 +128,10 @@ def test_a_profile_that_cannot_be_run_is_said_and_stops_its_own_tunnel_only(
     }
     done = reload(daemon, config)
     assert [line for line in done if line.startswith(f"{profile}:2: http-proxy names a file")], done
-    failed = daemon.wait_for("globex", phase="failed")
+    failed = daemon.wait_for("globex", phase="backoff", reason="client-config")
     assert failed["last_error"].startswith(f"client-config: {profile}:2: http-proxy names a file")
     profile.write_text(f"remote {DATACENTRE_WEB} 1194\nca ca-of-globex.crt\n")
-    missing = daemon.wait_for("globex", phase="failed", reason="missing-input")
+    missing = daemon.wait_for("globex", phase="backoff", reason="missing-input")
     assert (
         missing["last_error"]
         == f"missing-input: {profile}:2: ca: cannot read ca-of-globex.crt: No such file or directory"
