@@ -17,6 +17,7 @@ from supervisor.clients.inotify import InotifyWatches
 from supervisor.clients.lines import MAX_LINE_CHARS, Masker
 from supervisor.clients.log import Log
 from supervisor.clients.output import Follower
+from supervisor.clients.questions import Questions
 from supervisor.clients.reaper import ProcessTree
 from supervisor.clients.sockets import Management, NotifySocket
 from supervisor.core.events import ClientSaid, Event
@@ -41,7 +42,7 @@ class LineHandler:
     """Passes every line of a session's client to the kind's dialogue, and posts what it means as
     `ClientSaid`.
 
-    Secrets for the next login go to `keep` instead, questions to `ask`; `close` when it needs no answers.
+    Secrets for the next login go to `keep` instead, questions to `questions`.
     """
 
     tunnel: str
@@ -51,8 +52,7 @@ class LineHandler:
     log: Log
     post: Callable[[Event], None]
     keep: Callable[[str], None]
-    ask: Callable[[Question], None]
-    close: Callable[[], None]
+    questions: Questions
 
     def on_line(self, source: LineSource, line: str) -> list[Say]:
         """Take one line of the client; returns the replies."""
@@ -82,8 +82,10 @@ class LineHandler:
             case Keep():
                 self.keep(item.secret)
             case Question():
-                self.ask(replace(item, text=self.masker.text(item.text)))
+                self.questions.ask(replace(item, text=self.masker.text(item.text)))
             case _:
+                if isinstance(item, Connected):
+                    self.questions.accept()
                 self.post(ClientSaid(self.tunnel, self.session, self._masked(item)))
 
     @contextlib.contextmanager
@@ -222,7 +224,7 @@ class Client:
 
     async def drain(self, within: float) -> None:
         """Read the last lines of the ended client, for about `within` seconds at most, and close."""
-        self._handler.close()
+        self._handler.questions.close()
         if self._notify is not None:
             self._notify.drain()
         await asyncio.gather(
@@ -233,7 +235,7 @@ class Client:
 
     async def close(self) -> None:
         """Stop listening; the process is left alone."""
-        self._handler.close()
+        self._handler.questions.close()
         if self._notify is not None:
             self._notify.close()
         await asyncio.gather(

@@ -41,6 +41,7 @@ class LineHandlers:
             answer,
         )
         self._logs: dict[str, Log] = {}
+        self._ages: dict[str, float] = {}  # see `Questions`
 
     @property
     def kept(self) -> dict[str, str]:
@@ -72,12 +73,12 @@ class LineHandlers:
             if name in names or name.rpartition("/")[0] in names  # a file of a folder
         ]
         masker = Masker([*secrets, inputs["kept"]] if "kept" in inputs else secrets)
-        questions = Questions(tunnel.name, session, inputs.get("totp"), self._codes, self._post, self._answer)
+        questions = Questions(
+            tunnel.name, session, inputs.get("totp"), self._codes, self._post, self._answer, self._ages
+        )
         keep = functools.partial(self._keep, tunnel.name, session, slot, masker)
         log = self.log(tunnel.name)
-        return LineHandler(
-            tunnel.name, session, dialogue, masker, log, self._post, keep, questions.ask, questions.close
-        )
+        return LineHandler(tunnel.name, session, dialogue, masker, log, self._post, keep, questions)
 
     def log(self, tunnel: str) -> Log:
         """The log of the tunnel's clients, over all sessions."""

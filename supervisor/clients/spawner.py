@@ -118,6 +118,8 @@ class Spawner:
         with contextlib.ExitStack() as undo:
             notify = _notify_socket(directory, undo) if entry.notify else None
             offset = output.unsure_from(directory, entry.output) if starting else None
+            if not starting:
+                handler.questions.accept()
             handler.log.recall(
                 handler.masker.lines(LineSplitter().feed(output.read_before(directory, offset)))
             )

@@ -40,6 +40,7 @@ class Booking:
     seed: str  # the checksum of its seed
     step: int  # its time step
     ends: float  # Unix time at which that ends
+    interval: int  # seconds of a time step
 
 
 @dataclass(slots=True)
@@ -72,8 +73,8 @@ class Codes:
         used.free[name] = free - {step}
         used.steps[name], used.now = max(step, last), now
         self._write(used)
-        ends = (step + 1) * float(totp.interval)
-        return Booking(totp.generate_otp(step), max(0.0, step * totp.interval - now), name, step, ends)
+        wait, ends = max(0.0, step * totp.interval - now), (step + 1) * float(totp.interval)
+        return Booking(totp.generate_otp(step), wait, name, step, ends, totp.interval)
 
     def give_back(self, booking: Booking) -> None:
         """The code was shown to nobody: the next login may have it. OSError: that cannot be recorded."""
@@ -84,9 +85,14 @@ class Codes:
         used.steps[booking.seed] = booking.step - 1
         self._write(used)
 
-    def current(self, booking: Booking) -> bool:
-        """Whether a server takes this code now; it does not when the clock was set since it was booked."""
-        return 0.0 <= booking.ends - self._clock() <= booking.ends / (booking.step + 1) + SET_BACK_SECONDS
+    def wait(self, booking: Booking) -> float | None:
+        """Seconds until its time step begins. None: servers do not take it any more (after one more step, RFC
+        6238, section 5.2), or the clock was set since it was booked.
+        """
+        begins_in = booking.ends - booking.interval - self._clock()
+        if -2 * booking.interval <= begins_in <= booking.wait + SET_BACK_SECONDS:
+            return max(0.0, begins_in)
+        return None
 
     def _read(self) -> _Used:
         if self._used is None:

@@ -159,12 +159,31 @@ def test_a_step_of_the_far_future_in_a_file_of_an_earlier_version_is_forgotten(t
 class AskedSession:
     """One session that is asked for codes, and what came of it."""
 
-    def __init__(self, codes: Codes) -> None:
+    def __init__(self, codes: Codes, seed: bytes = SEED, ages: dict[str, float] | None = None) -> None:
         self.posted: list[Event] = []
         self.codes: list[str] = []
         self.questions = Questions(
-            "acme", 1, SEED, codes, self.posted.append, lambda tunnel, session, code: self.codes.append(code)
+            "acme",
+            1,
+            seed,
+            codes,
+            self.posted.append,
+            lambda tunnel, session, code: self.codes.append(code),
+            ages or {},
         )
+
+    def ask(self) -> None:
+        self.questions.ask(Question(Wanted.CODE, "code?"))
+
+    async def gets(self, count: int) -> list[str]:
+        async with asyncio.timeout(10.0):
+            while len(self.codes) < count:
+                await asyncio.sleep(0.01)
+        return self.codes
+
+    @property
+    def waits(self) -> list[float]:
+        return [event.seconds for event in self.posted if isinstance(event, Delayed)]
 
     @property
     def wait(self) -> float:
@@ -195,3 +214,44 @@ async def test_a_code_that_waits_while_the_clock_is_set_back_is_replaced_by_the_
         while not one.codes:
             await asyncio.sleep(0.01)
     assert one.codes == [parse_seed(SEED).at(int(clock.now))]
+
+
+async def test_a_code_is_booked_before_a_renegotiation_and_another_login_waits_instead(
+    tmp_path: Path,
+) -> None:
+    """Steps of two seconds; the key of the session is renegotiated a second after its last code."""
+    seed = b"otpauth://totp/acme:svc?period=2&secret=" + SEED
+    codes = Codes(tmp_path / "codes.json")
+    one = AskedSession(codes, seed, {"acme": 1.0})
+    one.ask()
+    await one.gets(1)
+    one.questions.accept()
+    async with asyncio.timeout(5.0):
+        while one.questions.booking is None:
+            await asyncio.sleep(0.01)
+    held = one.questions.booking
+    other = AskedSession(codes, seed)
+    other.ask()
+    assert other.wait > held.wait
+    one.questions.given = 0.0  # long ago: it is no refusal
+    one.ask()
+    assert await one.gets(2) == [one.codes[0], held.code]
+    assert (await other.gets(1))[0] not in one.codes
+    assert one.waits[1] <= held.wait
+    for each in (one, other):
+        each.questions.close()
+
+
+async def test_a_code_that_was_booked_for_a_renegotiation_is_free_when_the_session_ends(
+    tmp_path: Path,
+) -> None:
+    codes = Codes(tmp_path / "codes.json", FixedClock())
+    one = AskedSession(codes, SEED, {"acme": 0.1})
+    one.ask()
+    await one.gets(1)
+    async with asyncio.timeout(5.0):
+        while one.questions.booking is None:
+            await asyncio.sleep(0.001)
+    held = one.questions.booking
+    one.questions.close()
+    assert codes.book(SEED) == held

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
@@ -68,3 +73,21 @@ class Authority:
             str(issued.certificate),
         )
         return issued
+
+    def redate(self, issued: KeyPair, begins: timedelta, ends: timedelta) -> bytes:
+        """The certificate once more, valid from and until these times from now."""
+        known = x509.load_pem_x509_certificate(issued.certificate.read_bytes())
+        key = serialization.load_pem_private_key(self.root.key.read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        now = datetime.now(UTC)
+        builder = x509.CertificateBuilder(
+            known.issuer,
+            known.subject,
+            known.public_key(),
+            x509.random_serial_number(),
+            now + begins,
+            now + ends,
+        )
+        for each in known.extensions:
+            builder = builder.add_extension(each.value, each.critical)
+        return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)

@@ -122,7 +122,7 @@ def test_wrong_secrets_are_tried_three_times_at_most(lab: Lab, config: Config, e
         shown.name: seen(shown.server, "client certificate verification failed"),
     }
     others = {
-        shuttle.name: ("failed", "key"),
+        shuttle.name: ("backoff", "key"),
         certificate.name: ("backoff", "handshake"),
         shown.name: ("backoff", "handshake"),
     }

@@ -126,12 +126,16 @@ def test_a_profile_that_cannot_be_run_is_said_and_stops_its_own_tunnel_only(
         "destinations": ["10.203.0.0/24"],
         "config": str(profile),
     }
-    done = reload(daemon, config)
-    assert [line for line in done if line.startswith(f"{profile}:2: http-proxy names a file")], done
-    failed = daemon.wait_for("globex", phase="failed")
+    daemon.configure(config)
+    done = daemon.cli("reload")
+    assert (done.returncode, f"{profile}:2: http-proxy names a file" in done.stdout + done.stderr) == (
+        1,
+        True,
+    )
+    failed = daemon.wait_for("globex", phase="backoff", reason="client-config")
     assert failed["last_error"].startswith(f"client-config: {profile}:2: http-proxy names a file")
     profile.write_text(f"remote {DATACENTRE_WEB} 1194\nca ca-of-globex.crt\n")
-    missing = daemon.wait_for("globex", phase="failed", reason="missing-input")
+    missing = daemon.wait_for("globex", phase="backoff", reason="missing-input")
     assert (
         missing["last_error"]
         == f"missing-input: {profile}:2: ca: cannot read ca-of-globex.crt: No such file or directory"
