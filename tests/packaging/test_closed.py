@@ -30,6 +30,7 @@ pytestmark = pytest.mark.nspawn
 
 FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 UNITS = "etc/systemd/system"
+MEMORY = Path("/sys/fs/cgroup/memory")  # of version 1, as on the machines that test this
 KEY = "/etc/credstore/own-cloud-ssh-key"
 
 
@@ -156,6 +157,8 @@ def test_a_life_from_boot_to_power_off(lab: Lab, tmp_path: Path, on_exit: str) -
             with phases.of_a_while(name):
                 vm.run(*order)
                 eventually(site.well, 60, f"both tunnels are well after: {name}")
+        with phases.of_a_while("out of memory"), exhausted(site):
+            eventually(site.well, 60, "both tunnels are well")
         with phases.of_a_while("second signal"):
             vm.run("systemctl", "kill", "--kill-whom=main", "facilitator")
             vm.run("systemctl", "kill", "--kill-whom=main", "facilitator", check=False)
@@ -171,6 +174,26 @@ def test_a_life_from_boot_to_power_off(lab: Lab, tmp_path: Path, on_exit: str) -
         opened = {"stop", "second signal"}
         assert phases.leaked.keys() - closed.keys() >= opened, "the capture sees what leaks"
         assert closed.keys() >= phases.leaked.keys() - opened - {"power-off", "failed start", "start"}
+
+
+@contextlib.contextmanager
+def exhausted(site: MachineSite) -> Iterator[None]:
+    """The kernel ends the daemon because its control group has no memory left."""
+    before, group = site.daemon(), MEMORY / f"{site.vm.name}-memory"
+    inside = site.vm.network.name
+    found = subprocess.run(["ip", "netns", "pids", inside], capture_output=True, text=True, check=True)
+    of_machine = [(pid, Path(f"/proc/{pid}/status").read_text()) for pid in found.stdout.split()]
+    # NSpid, proc(5): the pid here and the one in the machine
+    (pid,) = (pid for pid, status in of_machine if f"\nNSpid:\t{pid}\t{before}\n" in status)
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text("64K")
+        (group / "cgroup.procs").write_text(pid)
+        eventually(lambda: site.daemon() not in (0, before), 30, "it was ended, and another one runs")
+        assert "oom_kill 1" in (group / "memory.oom_control").read_text()
+        yield
+    finally:
+        group.rmdir()
 
 
 def forwards(site: MachineSite) -> bool:
