@@ -80,6 +80,14 @@ def remember(state_dir: Path, text: str, config: Config) -> None:
         disk.replace(path, content, sync=True)
 
 
+def forget(state_dir: Path) -> None:
+    """Nothing is in force any more: a boot closes what the configuration names, and nothing without one.
+    OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        (state_dir / NAME).unlink()
+
+
 def destinations(config: Config) -> set[IPNetwork]:
     """All of them, as staff address them."""
     return {each.staff_side for tunnel in config.tunnels.values() for each in tunnel.destinations}

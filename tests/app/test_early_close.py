@@ -146,6 +146,15 @@ def test_without_the_right_it_says_which(netns: Namespace, tmp_path: Path) -> No
 
 
 @pytest.mark.root
+def test_after_cleanup_nothing_is_in_force(netns: Namespace, tmp_path: Path) -> None:
+    config = in_force(tmp_path, OLD)
+    early_close.run(config)
+    netns.run(sys.executable, "-m", "supervisor", "cleanup", "-c", str(config))
+    assert closed(netns) == set()
+    assert early_close.run(tmp_path / "none", tmp_path).code is Exit.CONFIG
+
+
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("fault", "code"), [("state_dir", Exit.FAILED), ("tls", Exit.CONFIG), ("broken", Exit.CONFIG)]
 )

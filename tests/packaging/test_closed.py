@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ import yaml
 from supervisor import early_close
 from supervisor.config import parse
 from tests.lab import Lab
-from tests.lab.network import CLOUD_WEB, DATACENTRE_WEB
+from tests.lab.network import CLOUD_WEB, DATACENTRE, DATACENTRE6, DATACENTRE_WEB
 from tests.lab.traffic import watched
 from tests.lab.wait import eventually
 from tests.packaging.container import machine
-from tests.packaging.installation import FACILITATOR, REPOSITORY, environment
-from tests.packaging.test_life import MachineSite, configuration
+from tests.packaging.installation import FACILITATOR, REPOSITORY, SOURCE, environment
+from tests.packaging.test_life import NOTHING, MachineSite, configuration
 from tunnels.registry import KINDS
 
 pytestmark = pytest.mark.nspawn
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.nspawn
 FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 UNITS = "etc/systemd/system"
 MEMORY = Path("/sys/fs/cgroup/memory")  # of version 1, as on the machines that test this
+COUNTERS = ("nf_conntrack_count", "netdev_rss_key", "optmem", "tcp_fastopen_key", "stable_secret")
 KEY = "/etc/credstore/own-cloud-ssh-key"
 
 
@@ -234,6 +235,55 @@ def test_a_host_of_nomad_boots_closed_without_daemon_and_configuration(
             site.vm.power_off()
     print(phases.leaked)
     assert [count == 0 for count in phases.leaked.values()] == [closed, closed]
+
+
+def cleaned_up(site: MachineSite) -> None:
+    """By the command."""
+    site.vm.run("systemctl", "stop", "facilitator")
+    assert site.leftovers()["tables"], "a stop keeps it closed"
+    site.vm.run(FACILITATOR, "cleanup")
+
+
+def uninstalled(site: MachineSite) -> None:
+    """As `make uninstall` does it."""
+    site.vm.run(f"{SOURCE}/systemd/setup.sh", "uninstall")
+
+
+def removed(site: MachineSite) -> None:
+    """By an ordinary end with `on_exit: remove`."""
+    config = site.vm.path("/etc/facilitator/config.yaml")
+    config.write_text(config.read_text() + "on_exit: remove\n")
+    site.vm.run("systemctl", "reload", "facilitator")
+    site.vm.run("systemctl", "stop", "facilitator")
+
+
+@pytest.mark.parametrize("opened", [cleaned_up, uninstalled, removed])
+def test_who_opens_the_host_puts_back_its_settings(
+    lab: Lab, tmp_path: Path, opened: Callable[[MachineSite], None]
+) -> None:
+    """It did not forward before, nor after; the reverse-path filter is a strict one."""
+    disk = Disk(tmp_path, lab)
+    settings = [f"{name} = 0" for name in FORWARDING] + ["net.ipv4.conf.all.rp_filter = 1"]
+    disk.write("etc/sysctl.d/99-router.conf", "\n".join(settings) + "\n")
+    both = [str(DATACENTRE), str(DATACENTRE6)]
+    disk.configure({**configuration(lab, destinations=both), "drain": {"timeout": "1s"}})
+    scratch = tmp_path / "vm"
+    scratch.mkdir()
+    with booted(lab, disk, scratch) as site:
+        before = network_settings(site)
+        site.vm.run("systemctl", "start", "facilitator")
+        eventually(site.well, 60, "both tunnels are well")
+        assert forwards(site)
+        assert network_settings(site) != before
+        opened(site)
+        assert site.leftovers() == NOTHING
+        assert network_settings(site) == before
+
+
+def network_settings(site: MachineSite) -> list[str]:
+    """Everything below /proc/sys/net that is a setting."""
+    lines = site.vm.run("sysctl", "-a", "-r", r"^net\.", check=False).stdout.splitlines()
+    return [line for line in lines if not any(name in line for name in COUNTERS)]
 
 
 def test_a_host_that_has_never_seen_a_good_configuration_boots(lab: Lab, tmp_path: Path) -> None:
