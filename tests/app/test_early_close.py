@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -81,7 +82,7 @@ def test_a_configuration_that_has_changed_counts(netns: Namespace, tmp_path: Pat
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("fault", ["missing", "broken", "not text", "a directory"])
+@pytest.mark.parametrize("fault", ["missing", "broken", "not text", "a directory", "a pipe"])
 def test_without_a_usable_file_the_last_one_in_force_counts(
     netns: Namespace, tmp_path: Path, fault: str
 ) -> None:
@@ -103,6 +104,9 @@ def spoil(config: Path, fault: str) -> None:
             config.write_text(config.read_text() + "tunels: {}\n")
         case "not text":
             config.write_bytes(b"\xff\xfe")
+        case "a pipe":  # nobody writes to it
+            config.unlink()
+            os.mkfifo(config)
         case _:
             config.unlink()
             config.mkdir()

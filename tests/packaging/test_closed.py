@@ -298,3 +298,15 @@ def test_a_host_that_has_never_seen_a_good_configuration_boots(lab: Lab, tmp_pat
             "ExecMainStatus": "78",
         }
         assert "nothing is closed: this host has never seen a good configuration" in site.vm.journal()
+
+
+def test_a_host_of_nomad_gets_the_closing_unit_and_the_user_alone(tmp_path: Path) -> None:
+    setup = [str(REPOSITORY / "systemd/setup.sh"), "install", "--nomad"]
+    subprocess.run(setup, check=True, env={**os.environ, "DESTDIR": str(tmp_path)})
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir()}
+    assert files == {
+        "etc/sysusers.d/facilitator.conf",
+        f"{UNITS}/facilitator-closed.service",
+        f"{UNITS}/sysinit.target.wants/facilitator-closed.service",
+    }
+    assert (tmp_path / UNITS / "sysinit.target.wants/facilitator-closed.service").resolve().is_file()
