@@ -12,7 +12,9 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import re
+import stat
 import sys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -80,6 +82,14 @@ def remember(state_dir: Path, text: str, config: Config) -> None:
         disk.replace(path, content, sync=True)
 
 
+def forget(state_dir: Path) -> None:
+    """Nothing is in force any more: a boot closes what the configuration names, and nothing without one.
+    OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        (state_dir / NAME).unlink()
+
+
 def destinations(config: Config) -> set[IPNetwork]:
     """All of them, as staff address them."""
     return {each.staff_side for tunnel in config.tunnels.values() for each in tunnel.destinations}
@@ -93,9 +103,14 @@ def state_dirs(text: str, default: Path = DEFAULT_STATE_DIR) -> list[Path]:
 
 
 def _text(path: Path) -> tuple[str, str | None]:
-    """The text of the file, and why it cannot be read."""
+    """The text of the file, and why it cannot be read. Of a pipe nothing is taken, because the start reads
+    it; and a boot does not wait for one.
+    """
     try:
-        return path.read_text(encoding="utf-8"), None
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), encoding="utf-8") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return "", f"{path} is not a regular file"
+            return file.read(), None
     except UnicodeDecodeError:
         return "", f"{path} is not text in UTF-8"
     except OSError as error:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from supervisor import disk
+from supervisor import disk, early_close
 from supervisor.app.directories import lock, refused, tidy
 from supervisor.app.first_plan import first_plan
 from supervisor.app.stores.changed_sysctls import ChangedSysctls
@@ -44,7 +44,9 @@ async def clean(runtime_dir: Path, state_dir: Path, name: str, keep: bool = Fals
             lines += [f"ended process {pid} of {tunnel}" for tunnel, pid in ended]
             ClientGroup(name).remove()
         with _explained():
-            lines += [] if keep else await cleanup(ChangedSysctls(state_dir))
+            if not keep:
+                lines += await cleanup(ChangedSysctls(state_dir))
+                early_close.forget(state_dir)
             lines += [f"removed device {name}" for name in await remove_devices()]
         disk.make_way(runtime_dir / disk.CONTROL_SOCKET)
         forget(runtime_dir)

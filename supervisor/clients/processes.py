@@ -154,6 +154,17 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def in_this_boot(moment: float) -> bool:
+    """Whether a moment (Unix time) lies after the start of PID 1: after the boot of the host, or of the
+    container. False where PID 1 cannot be seen.
+    """
+    first = stat(1)
+    if first is None:
+        return False
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - first.start / os.sysconf("SC_CLK_TCK")
+    return moment >= time.time() - age
+
+
 def open_standard_streams() -> None:
     """Open /dev/null for closed standard streams, before other files get their descriptor numbers."""
     fd = os.open(os.devnull, os.O_RDWR)

@@ -30,8 +30,10 @@ _WITH_ROUTES = frozenset({KernelPart.ROUTES, KernelPart.DEVICES, KernelPart.ADDR
 
 @contextlib.asynccontextmanager
 async def opened() -> AsyncIterator[KernelState]:
-    """For a command: the sockets are open for the block, and each OSError in it becomes a KernelError."""
-    kernel = KernelState()
+    """For a command: the sockets are open for the block, and each OSError in it becomes a KernelError. It
+    owns no table, so that a daemon that starts meanwhile is not kept from it.
+    """
+    kernel = KernelState(0)
     try:
         kernel.open()
         yield kernel

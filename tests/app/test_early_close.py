@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -81,7 +82,7 @@ def test_a_configuration_that_has_changed_counts(netns: Namespace, tmp_path: Pat
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("fault", ["missing", "broken", "not text", "a directory"])
+@pytest.mark.parametrize("fault", ["missing", "broken", "not text", "a directory", "a pipe"])
 def test_without_a_usable_file_the_last_one_in_force_counts(
     netns: Namespace, tmp_path: Path, fault: str
 ) -> None:
@@ -103,6 +104,9 @@ def spoil(config: Path, fault: str) -> None:
             config.write_text(config.read_text() + "tunels: {}\n")
         case "not text":
             config.write_bytes(b"\xff\xfe")
+        case "a pipe":  # nobody writes to it
+            config.unlink()
+            os.mkfifo(config)
         case _:
             config.unlink()
             config.mkdir()
@@ -143,6 +147,15 @@ def test_without_the_right_it_says_which(netns: Namespace, tmp_path: Path) -> No
     done = netns.run(*drop, sys.executable, "-m", "supervisor", "close", "-c", str(config), check=False)
     assert (done.returncode, done.stdout) == (Exit.NO_RIGHT, "")
     assert "CAP_NET_ADMIN" in done.stderr
+
+
+@pytest.mark.root
+def test_after_cleanup_nothing_is_in_force(netns: Namespace, tmp_path: Path) -> None:
+    config = in_force(tmp_path, OLD)
+    early_close.run(config)
+    netns.run(sys.executable, "-m", "supervisor", "cleanup", "-c", str(config))
+    assert closed(netns) == set()
+    assert early_close.run(tmp_path / "none", tmp_path).code is Exit.CONFIG
 
 
 @pytest.mark.root

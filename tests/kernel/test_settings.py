@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -175,10 +176,22 @@ def test_what_somebody_else_has_set_since_stays(tmp_path: Path) -> None:
     assert (tree.get("ipv4/ip_forward"), tree.get("ipv4/ping_group_range")) == ("0", "0\t100")
 
 
+def test_another_boot_id_of_this_very_boot_is_none(tmp_path: Path) -> None:
+    """As a service and an administrator of a container may see it."""
+    tree = SysctlTree(tmp_path / "net", ipv4__ip_forward="0")
+    Sysctls(lambda *_: None, tree.root, ChangedSysctls(tmp_path)).forward(ipv6=False)
+    file = tmp_path / NAME
+    file.write_text(file.read_text().replace(boot_id(), "of the container"))
+    put_back(ChangedSysctls(tmp_path), tree.root)
+    assert tree.get("ipv4/ip_forward") == "0"
+    assert not file.exists()
+
+
 def test_a_reboot_has_put_everything_back_already(tmp_path: Path) -> None:
     tree = SysctlTree(tmp_path / "net", ipv4__ip_forward="0")
     Sysctls(lambda *_: None, tree.root, ChangedSysctls(tmp_path)).forward(ipv6=False)
     file = tmp_path / NAME
     file.write_text(file.read_text().replace(boot_id(), "an earlier boot"))
+    os.utime(file, (0, 0))
     assert put_back(ChangedSysctls(tmp_path), tree.root) == []
     assert tree.get("ipv4/ip_forward") == "1"

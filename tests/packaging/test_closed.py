@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,20 @@ import yaml
 from supervisor import early_close
 from supervisor.config import parse
 from tests.lab import Lab
-from tests.lab.network import CLOUD_WEB, DATACENTRE_WEB
+from tests.lab.network import CLOUD_WEB, DATACENTRE, DATACENTRE6, DATACENTRE_WEB
 from tests.lab.traffic import watched
 from tests.lab.wait import eventually
 from tests.packaging.container import machine
-from tests.packaging.installation import FACILITATOR, REPOSITORY, environment
-from tests.packaging.test_life import MachineSite, configuration
+from tests.packaging.installation import FACILITATOR, REPOSITORY, SOURCE, environment
+from tests.packaging.test_life import NOTHING, MachineSite, configuration
 from tunnels.registry import KINDS
 
 pytestmark = pytest.mark.nspawn
 
 FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 UNITS = "etc/systemd/system"
+MEMORY = Path("/sys/fs/cgroup/memory")  # of version 1, as on the machines that test this
+COUNTERS = ("nf_conntrack_count", "netdev_rss_key", "optmem", "tcp_fastopen_key", "stable_secret")
 KEY = "/etc/credstore/own-cloud-ssh-key"
 
 
@@ -156,6 +158,8 @@ def test_a_life_from_boot_to_power_off(lab: Lab, tmp_path: Path, on_exit: str) -
             with phases.of_a_while(name):
                 vm.run(*order)
                 eventually(site.well, 60, f"both tunnels are well after: {name}")
+        with phases.of_a_while("out of memory"), exhausted(site):
+            eventually(site.well, 60, "both tunnels are well")
         with phases.of_a_while("second signal"):
             vm.run("systemctl", "kill", "--kill-whom=main", "facilitator")
             vm.run("systemctl", "kill", "--kill-whom=main", "facilitator", check=False)
@@ -171,6 +175,26 @@ def test_a_life_from_boot_to_power_off(lab: Lab, tmp_path: Path, on_exit: str) -
         opened = {"stop", "second signal"}
         assert phases.leaked.keys() - closed.keys() >= opened, "the capture sees what leaks"
         assert closed.keys() >= phases.leaked.keys() - opened - {"power-off", "failed start", "start"}
+
+
+@contextlib.contextmanager
+def exhausted(site: MachineSite) -> Iterator[None]:
+    """The kernel ends the daemon because its control group has no memory left."""
+    before, group = site.daemon(), MEMORY / f"{site.vm.name}-memory"
+    inside = site.vm.network.name
+    found = subprocess.run(["ip", "netns", "pids", inside], capture_output=True, text=True, check=True)
+    of_machine = [(pid, Path(f"/proc/{pid}/status").read_text()) for pid in found.stdout.split()]
+    # NSpid, proc(5): the pid here and the one in the machine
+    (pid,) = (pid for pid, status in of_machine if f"\nNSpid:\t{pid}\t{before}\n" in status)
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text("64K")
+        (group / "cgroup.procs").write_text(pid)
+        eventually(lambda: site.daemon() not in (0, before), 30, "it was ended, and another one runs")
+        assert "oom_kill 1" in (group / "memory.oom_control").read_text()
+        yield
+    finally:
+        group.rmdir()
 
 
 def forwards(site: MachineSite) -> bool:
@@ -213,6 +237,55 @@ def test_a_host_of_nomad_boots_closed_without_daemon_and_configuration(
     assert [count == 0 for count in phases.leaked.values()] == [closed, closed]
 
 
+def cleaned_up(site: MachineSite) -> None:
+    """By the command."""
+    site.vm.run("systemctl", "stop", "facilitator")
+    assert site.leftovers()["tables"], "a stop keeps it closed"
+    site.vm.run(FACILITATOR, "cleanup")
+
+
+def uninstalled(site: MachineSite) -> None:
+    """As `make uninstall` does it."""
+    site.vm.run(f"{SOURCE}/systemd/setup.sh", "uninstall")
+
+
+def removed(site: MachineSite) -> None:
+    """By an ordinary end with `on_exit: remove`."""
+    config = site.vm.path("/etc/facilitator/config.yaml")
+    config.write_text(config.read_text() + "on_exit: remove\n")
+    site.vm.run("systemctl", "reload", "facilitator")
+    site.vm.run("systemctl", "stop", "facilitator")
+
+
+@pytest.mark.parametrize("opened", [cleaned_up, uninstalled, removed])
+def test_who_opens_the_host_puts_back_its_settings(
+    lab: Lab, tmp_path: Path, opened: Callable[[MachineSite], None]
+) -> None:
+    """It did not forward before, nor after; the reverse-path filter is a strict one."""
+    disk = Disk(tmp_path, lab)
+    settings = [f"{name} = 0" for name in FORWARDING] + ["net.ipv4.conf.all.rp_filter = 1"]
+    disk.write("etc/sysctl.d/99-router.conf", "\n".join(settings) + "\n")
+    both = [str(DATACENTRE), str(DATACENTRE6)]
+    disk.configure({**configuration(lab, destinations=both), "drain": {"timeout": "1s"}})
+    scratch = tmp_path / "vm"
+    scratch.mkdir()
+    with booted(lab, disk, scratch) as site:
+        before = network_settings(site)
+        site.vm.run("systemctl", "start", "facilitator")
+        eventually(site.well, 60, "both tunnels are well")
+        assert forwards(site)
+        assert network_settings(site) != before
+        opened(site)
+        assert site.leftovers() == NOTHING
+        assert network_settings(site) == before
+
+
+def network_settings(site: MachineSite) -> list[str]:
+    """Everything below /proc/sys/net that is a setting."""
+    lines = site.vm.run("sysctl", "-a", "-r", r"^net\.", check=False).stdout.splitlines()
+    return [line for line in lines if not any(name in line for name in COUNTERS)]
+
+
 def test_a_host_that_has_never_seen_a_good_configuration_boots(lab: Lab, tmp_path: Path) -> None:
     disk = Disk(tmp_path, lab)
     disk.write("etc/facilitator/config.yaml", "tunels: {}\n")
@@ -225,3 +298,15 @@ def test_a_host_that_has_never_seen_a_good_configuration_boots(lab: Lab, tmp_pat
             "ExecMainStatus": "78",
         }
         assert "nothing is closed: this host has never seen a good configuration" in site.vm.journal()
+
+
+def test_a_host_of_nomad_gets_the_closing_unit_and_the_user_alone(tmp_path: Path) -> None:
+    setup = [str(REPOSITORY / "systemd/setup.sh"), "install", "--nomad"]
+    subprocess.run(setup, check=True, env={**os.environ, "DESTDIR": str(tmp_path)})
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir()}
+    assert files == {
+        "etc/sysusers.d/facilitator.conf",
+        f"{UNITS}/facilitator-closed.service",
+        f"{UNITS}/sysinit.target.wants/facilitator-closed.service",
+    }
+    assert (tmp_path / UNITS / "sysinit.target.wants/facilitator-closed.service").resolve().is_file()

@@ -4,6 +4,7 @@ which the end of the daemon (`on_exit: remove`) and `facilitator cleanup` put th
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import structlog
 
 from supervisor.app.stores.json_file import JsonFile
-from supervisor.clients.processes import boot_id
+from supervisor.clients.processes import boot_id, in_this_boot
 from supervisor.core.formats import NotUnderstood, document
 from supervisor.kernel.sysctl import ChangedSysctl
 
@@ -47,7 +48,7 @@ class ChangedSysctls:
                 "which kernel settings were changed is forgotten", path=str(self._file.path), why=str(error)
             )
             return
-        if stored is not None and stored.boot == self._boot:
+        if stored is not None and (stored.boot == self._boot or self._written_in_this_boot()):
             self._changed = dict(stored.changed)
 
     @property
@@ -66,9 +67,18 @@ class ChangedSysctls:
             self._save()
 
     def forget(self) -> None:
-        """All were put back."""
+        """All were put back. No file is left: one that root makes here could not be read by the daemon."""
         self._changed = {}
-        self._save()
+        with contextlib.suppress(OSError):
+            self._file.path.unlink(missing_ok=True)
+
+    def _written_in_this_boot(self) -> bool:
+        """In a container a service can see another boot id than an administrator does: systemd-nspawn mounts
+        one over the kernel's, and ProtectKernelTunables= undoes that.
+        """
+        with contextlib.suppress(OSError):
+            return in_this_boot(self._file.path.stat().st_mtime)
+        return False
 
     def _save(self) -> None:
         try:
