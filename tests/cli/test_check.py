@@ -57,7 +57,7 @@ FILES = {
     "ca.crt": "-----BEGIN CERTIFICATE-----\nCA\n-----END CERTIFICATE-----\n",
     "keys/ta.key": "-----BEGIN OpenVPN Static key V1-----\nTA\n-----END OpenVPN Static key V1-----\n",
     "globex/swanctl.conf": "connections { globex { remote_addrs = 192.0.2.1\n local { certs = ours.pem "
-    "}\n children { net { } } } }\n",
+    "}\n vips = 0.0.0.0\n children { net { } } } }\n",
     "globex/x509/ours.pem": "PEM",
     "globex/private/ours.pem": "KEY",
     "initech.vpnc": "IPSec gateway 192.0.2.1\nIPSec ID staff\nCA-File ca.crt\nIPSec secret s\nXauth username u\n",
