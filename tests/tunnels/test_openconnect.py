@@ -262,7 +262,7 @@ async def test_no_output_upsets_it(data: bytes) -> None:
     assert not [text async for text, whole in lines_and_prompts(reader) if not whole or "\n" in text]
     again = _stream(data)
     again.feed_eof()
-    assert await read_ticket(again) == {}
+    assert await read_ticket(again, lambda line: None) == {}
 
 
 async def test_a_ticket_is_read() -> None:
@@ -270,11 +270,13 @@ async def test_a_ticket_is_read() -> None:
         b"COOKIE='a=1; b=it'\\''s'\nHOST='192.0.2.1'\nFINGERPRINT='pin-sha256:x='\nCOOKIE\nNOISE='1'\n"
     )
     reader.feed_eof()
-    assert await read_ticket(reader) == {
+    others: list[str] = []
+    assert await read_ticket(reader, others.append) == {
         "COOKIE": "a=1; b=it's",
         "HOST": "192.0.2.1",
         "FINGERPRINT": "pin-sha256:x=",
     }
+    assert others == ["COOKIE", "NOISE='1'"]
 
 
 # --- recorded sessions

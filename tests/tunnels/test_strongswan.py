@@ -136,6 +136,17 @@ def section(text: str, *names: str) -> Any:
         ),
         ("local_addrs = %any", None),
         (
+            "dpd_delay = 3s",
+            "1: no address of ours inside the tunnel: add vips = 0.0.0.0 (the far side assigns one), or local_ts = "
+            "ADDRESS/32",
+        ),
+        ("children { c { local_ts = 10.9.0.1/32\n remote_ts = 0.0.0.0/0 } }", None),
+        (
+            "children { c { local_ts = 10.9.0.0/24\n remote_ts = 0.0.0.0/0 } }",
+            "2: local_ts 10.9.0.0/24 is a network, and we come from one address; write the one as which the far side "
+            "shall see us, such as 10.9.0.1/32",
+        ),
+        (
             "children { c { remote_ts = 10.77.0.0/25 } }",
             "2: 10.77.0.0/24 of destinations is in no remote_ts, so no packet to it would be carried; add it there",
         ),
@@ -147,7 +158,8 @@ def section(text: str, *names: str) -> Any:
 )
 def test_what_check_says(lines: str, said: str | None) -> None:
     rest = "" if "children" in lines else "children { c { remote_ts = 10.77.0.0/24 } }"
-    text = f"connections {{ a {{ remote_addrs = 192.0.2.1\n{lines}\n{rest} }} }}"
+    vips = "" if "local_ts" in lines or "no address" in (said or "") else "vips = 0.0.0.0"
+    text = f"connections {{ a {{ remote_addrs = 192.0.2.1\n{lines}\n{rest}\n{vips}\n }} }}"
     found = findings(STRONGSWAN, swan(), {"config": text.encode()}, complete=True)
     assert [str(each).partition(":")[2] for each in found] == ([] if said is None else [said])
 

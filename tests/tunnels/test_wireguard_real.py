@@ -8,60 +8,23 @@ import os
 import re
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.lab.network import CUSTOMER, DATACENTRE, LabNetwork
-from tests.lab.wireguard import CLIENT_ADDRESS, Key, WireGuardServer, text
+from tests.lab.network import CUSTOMER, DATACENTRE
+from tests.lab.wireguard import CLIENT_ADDRESS, Key, text
 from tests.tunnels.driver import ClientRun, wait_for
-from tunnels.base import Failed, Placement, Reason, Say
+from tests.tunnels.wireguard_lab import WireGuardSite
+from tunnels.base import Failed, Reason, Say
 from tunnels.driver_dialogue import RENEW
-from tunnels.kinds.wireguard.kind import WIREGUARD
 
 pytestmark = pytest.mark.root
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts" / "wireguard"
 RECORD = "FACILITATOR_RECORD" in os.environ  # write the transcripts anew
-
-
-class WireGuardSite:
-    """The lab's cables, a WireGuard server, and us."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.network = directory, LabNetwork()
-        self.server = WireGuardServer(self.network["customer"], directory)
-        self.server.start()
-        self.device = f"t-{os.getpid()}"  # sockets of all namespaces lie in one directory
-        self._runs = 0
-
-    def start(self, config: str, suffix: str = "") -> ClientRun:
-        """Begin a session. Those with different suffixes may run at the same time."""
-        self._runs += 1
-        directory = self.directory / f"run-{self._runs}"
-        directory.mkdir(mode=0o700)
-        tunnel = WIREGUARD.options.model_validate(
-            {"name": "acme", "kind": "wireguard", "config": "acme.conf", "destinations": ["10.77.0.0/24"]}
-        )
-        place = Placement(directory, self.device + suffix, 0, sys.executable)
-        return ClientRun(WIREGUARD, tunnel, place, {"config": config.encode()}, self.network["facilitator"])
-
-    def config(self, **keys: bytes) -> str:
-        return self.server.client_config(str(CUSTOMER), **keys)
-
-    def addresses(self) -> str:
-        return (
-            self.network["facilitator"]
-            .run("ip", "-o", "address", "show", "dev", self.device, check=False)
-            .stdout
-        )
-
-    def close(self) -> None:
-        self.server.stop()
-        self.network.remove()
 
 
 @pytest.fixture(scope="module")

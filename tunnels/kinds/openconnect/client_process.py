@@ -10,7 +10,7 @@ import shlex
 import signal
 from asyncio import StreamReader
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 PROMPT_SECONDS = 0.05  # text without an end of line for so long is a prompt
 HANG_UP_SECONDS = 1.0  # in which a server that has locked us out closes a connection
@@ -61,16 +61,19 @@ async def lines_and_prompts(stream: StreamReader) -> AsyncIterator[tuple[str, bo
             return
 
 
-async def read_ticket(stream: StreamReader) -> dict[str, str]:
+async def read_ticket(stream: StreamReader, other: Callable[[str], None]) -> dict[str, str]:
     """Read the shell variables that `openconnect --authenticate` prints. They hold the cookie: never log
-    them.
+    them. `other` gets the lines that are none.
     """
     ticket = {}
-    for line in (await stream.read()).decode(errors="replace").splitlines():
+    while data := await stream.readline():
+        line = data.decode(errors="replace").rstrip("\r\n")
         name, separator, value = line.partition("=")
         if separator and name in TICKET_PARTS:
             with contextlib.suppress(ValueError):
                 ticket[name] = "".join(shlex.split(value))
+        else:
+            other(line)
     return ticket
 
 

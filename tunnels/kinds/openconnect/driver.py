@@ -31,6 +31,7 @@ from tunnels.drivers.channel import DaemonChannel, assigned
 from tunnels.drivers.cli import end_like, say
 from tunnels.drivers.netlink import bring_up
 from tunnels.drivers.vpnc_script import COMMAND, Call, Script
+from tunnels.kinds.openconnect import browser
 from tunnels.kinds.openconnect.client_process import (
     TICKET_PARTS,
     hangs_up,
@@ -48,6 +49,7 @@ LEAVE_SECONDS = 0.05  # after SIGTERM in which the daemon's `leave` may still ar
 # Dead peer detection, in seconds: openconnect sends a keepalive after so much silence, and gives up after
 # about twice as long.
 DPD_SECONDS = 4
+BROWSER = "/bin/echo"  # openconnect runs it with the address to open
 # run by a shell; the other reasons need no action
 SCRIPT = f"case $reason in connect|reconnect) exec {COMMAND};; esac"
 
@@ -67,6 +69,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--talk", type=int, required=True, help="descriptor of the key that the daemon shows")
     parser.add_argument("--user", help="account name")
     parser.add_argument("--group", help="what to choose where the server offers several groups")
+    parser.add_argument("--usergroup", help="the path of the server's address")
+    parser.add_argument("--useragent", help="User-Agent")
+    parser.add_argument("--os", help="the operating system to report, as openconnect names it")
     parser.add_argument("--pin", help="the server's key, as openconnect's --servercert wants it")
     parser.add_argument("--certificate", type=int, help="descriptor of our certificate")
     parser.add_argument("--key", type=int, help="descriptor of its private key")
@@ -87,6 +92,7 @@ class OpenconnectSession:
         self._script = Script(self._called)
         self._interview = Interview(options.append_code)
         self._client: Process | None = None
+        self._browsing: asyncio.Future[None] | None = None  # a person logs in with a browser
         self._sent_secret = False  # a password or code was sent to the server
         self._up_since: float | None = None  # monotonic seconds
         self._lasts: float | None = None  # seconds from then, as the server announced
@@ -133,13 +139,19 @@ class OpenconnectSession:
         optional = {
             "--user": self._options.user,
             "--authgroup": self._options.group,
+            "--usergroup": self._options.usergroup,
+            # only SAML: the "browser" prints the address at which a person has to log in
+            "--external-browser": BROWSER if self._options.protocol == "anyconnect" else None,
             "--servercert": self._options.pin,
         }
         words = [word for name, value in optional.items() if value is not None for word in (name, value)]
         client = await self._spawn("--authenticate", *words, self._options.server, stdout=PIPE, stderr=PIPE)
         assert client.stdout is not None
         assert client.stderr is not None
-        ticket, _ = await asyncio.gather(read_ticket(client.stdout), self._converse(client, client.stderr))
+        ticket, _ = await asyncio.gather(
+            read_ticket(client.stdout, lambda line: self._browse(client, line)),
+            self._converse(client, client.stderr),
+        )
         code = await client.wait()
         return code, ticket if code == 0 and "COOKIE" in ticket else None
 
@@ -174,11 +186,13 @@ class OpenconnectSession:
         never outlives us.
         """
         keys = {"--certificate": self._options.certificate, "--sslkey": self._options.key}
+        posing = {"--useragent": self._options.useragent, "--os": self._options.os}
         mine = {name: fd for name, fd in keys.items() if fd is not None}
         self._client = await asyncio.create_subprocess_exec(
             "openconnect",
             f"--protocol={self._options.protocol}",
             *(word for name, fd in mine.items() for word in (name, f"/proc/self/fd/{fd}")),
+            *(f"{name}={value}" for name, value in posing.items() if value is not None),
             *words,
             stdin=PIPE,
             stdout=stdout,
@@ -201,11 +215,27 @@ class OpenconnectSession:
 
     async def _converse(self, client: Process, stderr: StreamReader) -> None:
         async for text, whole in lines_and_prompts(stderr):
-            if whole:
+            if whole and browser.is_address(text):  # since openconnect 9.10
+                self._browse(client, text)
+            elif whole:
                 self._heard(text)
             else:
                 print(text, flush=True)
                 await self._answer(client, self._interview.wanted(text))
+
+    def _browse(self, client: Process, line: str) -> None:
+        """Take a line that is none of openconnect's: its "browser" prints the address of a login (SAML)."""
+        if browser.is_address(line) and self._browsing is None:
+            self._browsing = asyncio.ensure_future(self._log_in_by_browser(client, line.strip()))
+
+    async def _log_in_by_browser(self, client: Process, address: str) -> None:
+        """Let a person log in there, and give openconnect the address at which the browser ends."""
+        question = FormPrompt(Wish.TEXT, browser.question(address))
+        while (answer := await self._unless_ended(client, question)) is not None:
+            path = browser.path_of(answer)
+            if path is not None and await browser.deliver(path):
+                return
+            question = FormPrompt(Wish.TEXT, browser.question(address, again=True))
 
     async def _answer(self, client: Process, question: FormPrompt) -> None:
         """Answer a prompt; one that cannot be answered ends the login."""

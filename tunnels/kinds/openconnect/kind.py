@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import quote
 
 from pydantic import Field, field_validator, model_validator
 
@@ -25,6 +26,9 @@ _PIN = re.compile(r"pin-sha256:[A-Za-z0-9+/]{43}=|sha256:[0-9a-f]{64}|sha1:[0-9a
 _PEM = b"-----BEGIN "
 
 Protocol = Literal["anyconnect", "gp", "pulse", "f5", "fortinet", "array", "nc"]
+
+
+OperatingSystem = Literal["linux", "linux-64", "win", "mac-intel", "android", "apple-ios"]
 
 
 class OpenConnect(Tunnel):
@@ -50,6 +54,33 @@ class OpenConnect(Tunnel):
     group: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="what to choose where the server offers several groups"
     )
+
+    useragent: Annotated[str, Field(pattern=r"^[\x21-\x7e][\x20-\x7e]{0,200}$")] | None = Field(
+        None, description="what the client calls itself (User-Agent), where the far side lets in only some"
+    )
+    os: OperatingSystem | None = Field(
+        None,
+        description="the system that the client says it runs on: linux, linux-64, win, mac-intel, android or "
+        "apple-ios",
+    )
+    usergroup: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~%:/?=&+@-]{1,200}$")] | None = Field(
+        None, description="the path of the address behind HOST, by which the far side tells groups apart"
+    )
+    realm: Annotated[str, Field(pattern=r"^[\x21-\x7e][\x20-\x7e]{0,100}$")] | None = Field(
+        None, description="the realm to log in to (protocols fortinet, nc and pulse)"
+    )
+
+    @model_validator(mode="after")
+    def _realm_of_a_protocol(self) -> Self:
+        if self.realm is not None and self.protocol not in ("fortinet", "nc", "pulse"):
+            raise ValueError(f"protocol {self.protocol} has no realms; set group or usergroup")
+        if self.realm is not None and (self.usergroup if self.protocol == "fortinet" else self.group):
+            raise ValueError(
+                "realm and "
+                + ("usergroup" if self.protocol == "fortinet" else "group")
+                + " are one thing here; set one"
+            )
+        return self
 
     @field_validator("server")
     @classmethod
@@ -99,7 +130,11 @@ def _launch(tunnel: OpenConnect, place: Placement, inputs: Mapping[str, bytes]) 
         "--server": tunnel.server,
         "--protocol": tunnel.protocol,
         "--user": tunnel.login.username,
-        "--group": tunnel.group,
+        # Fortinet's realm is a part of the address, the others' one of the choices of a form
+        "--group": tunnel.group if tunnel.protocol == "fortinet" else tunnel.group or tunnel.realm,
+        "--usergroup": tunnel.usergroup or _path(tunnel),
+        "--useragent": tunnel.useragent,
+        "--os": tunnel.os,
         "--pin": tunnel.server_certificate,
         "--mtu": None if tunnel.mtu is None else str(tunnel.mtu),
     }
@@ -122,6 +157,12 @@ def _launch(tunnel: OpenConnect, place: Placement, inputs: Mapping[str, bytes]) 
         management=place.directory / "management.sock",
         writes=INTERFACE_SETTINGS,
     )
+
+
+def _path(tunnel: OpenConnect) -> str | None:
+    if tunnel.protocol != "fortinet" or tunnel.realm is None:
+        return None
+    return f"?realm={quote(tunnel.realm, safe='')}"
 
 
 def _check(inputs: Mapping[str, bytes]) -> None:
@@ -215,6 +256,17 @@ _LINES = table(
     (r"Failed to bind local tun device \(TUNSETIFF\): .*busy.*", Reason.LOCAL, "{0}"),
     (r"Failed to (?:bind local|open) tun device.*", Reason.MISSING_RIGHT, "{0}"),
     (r"(?<=facilitator: )the device cannot be set up: .*", Reason.MISSING_RIGHT, "{0}"),
+    (
+        r"SSO token decryption failed|Failed to decode SSO token|SSO token not alphanumeric",
+        Reason.AUTH,
+        "the token of the browser is not for this login; log in anew",
+    ),
+    (
+        r"Failed to listen on local port 29786: (.*)",
+        Reason.LOCAL,
+        "port 29786 on this host, where the end of a login by browser is awaited: {1}; another tunnel may log in "
+        "just now",
+    ),
     (r"FileNotFoundError: .*'openconnect'", Reason.MISSING_BINARY, "openconnect is not installed"),
     (r"(?<=facilitator: )the login was refused$", Reason.AUTH, "the server refused the login"),
     (r"(?<=facilitator: )the connection broke during the login", Reason.NETWORK, "{0}"),

@@ -102,7 +102,7 @@ class Swanctl:
     locals: tuple[Value, ...]  # addresses of this host that it wants to send from
     gateways: tuple[tuple[str, str], ...]  # what stands in the text for the name of a gateway, and the name
     several: bool  # some connection has more than one gateway
-    notes: tuple[FileFinding, ...]  # on settings that have no effect or may not work
+    notes: tuple[FileFinding, ...]  # on settings that have no effect, or do not work
     selectors: tuple[Value, ...]  # remote_ts of all children
 
 
@@ -115,6 +115,7 @@ def read_swanctl(data: bytes, username: str | None = None, remote: int = 0) -> S
     if not connections:
         raise ProfileError("the file has no connection (connections { NAME { ... } })")
     notes = tuple(note for connection in connections.values() for note in _notes(connection))
+    notes += tuple(_no_address(list(connections.values())))
     gateways: dict[str, str] = {}
     several = False
     for name, connection in connections.items():
@@ -201,6 +202,26 @@ def _notes(connection: Tree) -> Iterator[FileFinding]:
             f"translated on the way: remove local_addrs then"
         )
         yield FileFinding(text, line=local.line, fatal=False)
+
+
+def _no_address(connections: list[Tree]) -> Iterator[FileFinding]:
+    """What is wrong if we have no address inside the tunnel: neither one of our own nor an assigned one."""
+    if any(connection.get("vips") for connection in connections) or any(_own_addresses(connections)):
+        return
+    for connection in connections:
+        for child in _sections(connection.get("children")).values():
+            local = child.get("local_ts")
+            with contextlib.suppress(ValueError):
+                network = ip_network(str(local).partition(",")[0].partition("[")[0].strip())
+                text = (
+                    f"local_ts {network} is a network, and we come from one address; write the one as which the "
+                    f"far side shall see us, such as {next(network.hosts())}/{network.max_prefixlen}"
+                )
+                yield FileFinding(text, line=local.line if isinstance(local, Value) else 1)
+                return
+    where = connections[0].get("remote_addrs")
+    text = "no address of ours inside the tunnel: add vips = 0.0.0.0 (the far side assigns one), or local_ts = ADDRESS/32"
+    yield FileFinding(text, line=where.line if isinstance(where, Value) else 1)
 
 
 def _selectors(connections: Iterable[Tree]) -> Iterator[Value]:
@@ -300,7 +321,7 @@ def _certified(connection: Tree) -> bool:
 def _own_addresses(connections: Iterable[Tree]) -> Iterator[str]:
     """The local traffic selectors that are one address, of connections without virtual addresses."""
     alone = [connection for connection in connections if not connection.get("vips")]
-    children = [child for connection in alone for child in _sections(connection["children"]).values()]
+    children = [child for connection in alone for child in _sections(connection.get("children")).values()]
     for selector in ",".join(str(child.get("local_ts", "")) for child in children).split(","):
         with contextlib.suppress(ValueError):
             network = ip_network(selector.partition("[")[0].strip())
