@@ -24,7 +24,12 @@ from tunnels.base import Tunnel
 from tunnels.kinds.openvpn.kind import OpenVPN
 from tunnels.registry import KINDS
 
-GOOD, BAD = "client\nremote 192.0.2.1 1194\n", "client\n\nremote 192.0.2.1:1194\n"
+PEM = "-----BEGIN {0}-----\nA\n-----END {0}-----\n"
+BLOCKS = "".join(
+    f"<{name}>\n{PEM.format(label)}</{name}>\n"
+    for name, label in (("ca", "CERTIFICATE"), ("cert", "CERTIFICATE"), ("key", "PRIVATE KEY"))
+)
+GOOD, BAD = f"client\nremote 192.0.2.1 1194\n{BLOCKS}", "client\n\nremote 192.0.2.1:1194\n"
 SAID = ":3: remote has the server in another form than OpenVPN reads; write it as: remote 192.0.2.1 1194"
 
 

@@ -47,9 +47,13 @@ tunnels:
   initech: {kind: vpnc, destinations: [10.152.0.0/16], config: %(directory)s/initech.vpnc}
   hooli: {kind: wireguard, destinations: [10.153.0.0/16], config: %(directory)s/hooli.conf}
 """
+OURS = (
+    "<cert>\n-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----\n</cert>\n"
+    "<key>\n-----BEGIN PRIVATE KEY-----\nA\n-----END PRIVATE KEY-----\n</key>\n"
+)
 FILES = {
     "acme.ovpn": "client\nremote 192.0.2.1 1194\nca ca.crt\n<connection>\nremote 192.0.2.2 1194\ntls-auth "
-    "keys/ta.key 1\n</connection>\n",
+    "keys/ta.key 1\n</connection>\n" + OURS,
     "ca.crt": "-----BEGIN CERTIFICATE-----\nCA\n-----END CERTIFICATE-----\n",
     "keys/ta.key": "-----BEGIN OpenVPN Static key V1-----\nTA\n-----END OpenVPN Static key V1-----\n",
     "globex/swanctl.conf": "connections { globex { remote_addrs = 192.0.2.1\n local { certs = ours.pem "
@@ -241,7 +245,10 @@ def test_ten_broken_files_are_ten_lines_with_tunnel_file_and_line(tmp_path: Path
 def test_what_a_profile_loses_is_said_and_is_no_mistake(tmp_path: Path) -> None:
     code, lines = checked(
         tmp_path,
-        **{"acme.ovpn": "client\nremote a 1\nlport 1194\nup /etc/x\nshaper 100\ndhcp-option DNS 10.0.0.1\n"},
+        **{
+            "acme.ovpn": "client\nremote a 1\nlport 1194\nup /etc/x\nshaper 100\ndhcp-option DNS 10.0.0.1\n"
+            f"ca ca.crt\n{OURS}"
+        },
     )
     assert code == 0, lines
     for start in ("3: lport is", "4: up is", "5: shaper is", "6: dhcp-option is"):

@@ -117,8 +117,8 @@ class OpenVPNAuthority:
             "ec", "-in", f"{name}.key", "-aes256", "-passout", "pass:secret", "-out", f"{name}-encrypted.key"
         )
 
-    def pack(self, name: str, path: Path) -> None:
-        """A container without a passphrase, of certificate and key."""
+    def pack(self, name: str, path: Path, *, with_authority: bool = False) -> None:
+        """A container without a passphrase, of certificate and key, and the authority's own certificate."""
         self._openssl(
             "pkcs12",
             "-export",
@@ -126,6 +126,7 @@ class OpenVPNAuthority:
             f"{name}.crt",
             "-inkey",
             f"{name}.key",
+            *(("-certfile", "ca.crt") if with_authority else ()),
             "-passout",
             "pass:",
             "-out",

@@ -46,7 +46,8 @@ IDENTITY = (
     + b"\n-----END PRIVATE KEY-----\n"
 )
 PEM_KEY = b"-----BEGIN PRIVATE KEY-----\n" + SECRET + b"\n-----END PRIVATE KEY-----\n"
-PROFILE = b"client\nremote 192.0.2.1 1194 udp\nauth-user-pass\n<key>\n" + PEM_KEY + b"</key>\n"
+PEM_CA = b"<ca>\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n</ca>\n"
+PROFILE = b"client\nremote 192.0.2.1 1194 udp\nauth-user-pass\n<key>\n" + PEM_KEY + b"</key>\n" + PEM_CA
 
 EXAMPLES: dict[str, tuple[dict[str, object], dict[str, bytes]]] = {
     "command": (

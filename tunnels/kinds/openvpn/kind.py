@@ -71,6 +71,9 @@ def _examine(tunnel: OpenVPN, inputs: Mapping[str, bytes]) -> Iterator[FileFindi
             yield FileFinding(sentence, tunnel.config, option.line, fatal=False)
         for option, problem in profile.wrong_contents(_reader(tunnel, inputs)):
             raise ProfileError(problem, option.line)
+        missing = profile.missing(profile.asks_login or tunnel.login.username is not None)
+        if missing is not None:
+            raise ProfileError(f"the file has {missing}")
 
 
 def _profile(tunnel: OpenVPN, place: Placement, inputs: Mapping[str, bytes]) -> tuple[OpenVPNProfile, str]:

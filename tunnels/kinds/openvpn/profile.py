@@ -69,6 +69,23 @@ class OpenVPNProfile:
             if problem is not None:
                 yield each, problem
 
+    def missing(self, logs_in: bool) -> str | None:
+        """What OpenVPN would refuse to start without, or encrypt nothing; None: nothing. `logs_in`: with a
+        user name.
+        """
+        names = {each.name for each in self.kept}
+        if self.static_key:
+            return None
+        if names.isdisjoint({"client", "tls-client"}):
+            return "neither client (or tls-client) nor secret: nothing would be encrypted; ask for the whole file"
+        if names.isdisjoint({"ca", "pkcs12", "peer-fingerprint"}):
+            return "no ca: nothing says which server to trust; ask for its certificate authority"
+        if "cert" in names and "key" not in names:
+            return "a cert and no key: ask for the private key"
+        if not logs_in and names.isdisjoint({"cert", "pkcs12"}):
+            return "no way to log in, neither cert and key (or pkcs12) nor auth-user-pass; ask for our certificate"
+        return None
+
     def complete(self, read: Callable[[Directive], bytes]) -> str:
         """The text for OpenVPN's --config, with the content of each file in it. ProfileError: a content
         cannot be embedded.
