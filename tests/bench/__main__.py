@@ -1,6 +1,6 @@
 """Measures, in one run and in private namespaces: restart latency, idle cost, start of many, the kernel's
-part, `check` of many files, sshuttle, each kind's reaction to what can happen to it, and what staff see of the
-daemon's own life beside others'. Needs root.
+part, `check` of many files, sshuttle, each kind's reaction to what can happen to it, and what staff see of
+the daemon's own life beside others'. Needs root.
 
     python -m tests.bench [--tunnels 200] [--kills 40] [--idle 20]
 """
