@@ -157,6 +157,22 @@ def test_each_file_that_a_profile_reads_is_listed(tmp_path: Path) -> None:
             "initech.vpnc:2: CA-Dir names a directory",
         ),
         ("hooli.conf", "[Interface]\nFrob = 1\n", "hooli.conf:2: "),
+        (
+            "initech.vpnc",
+            "[main]\nHost=192.0.2.1\nAuthType=1\nGroupName=staff\n",
+            "initech.vpnc:1: this is a profile of Cisco's old VPN Client (.pcf)",
+        ),
+        ("initech.vpnc", "<html>\n", "initech.vpnc:1: this is a web page (HTML)"),
+        (
+            "globex/swanctl.conf",
+            "conn acme\n  left=%any\n  right=192.0.2.1\n",
+            "globex/swanctl.conf:1: this is an ipsec.conf",
+        ),
+        (
+            "hooli.conf",
+            "client\ndev tun\nremote 192.0.2.1 1194\n",
+            "hooli.conf:1: this is an OpenVPN profile",
+        ),
     ],
 )
 def test_a_profile_that_cannot_be_run_is_refused_with_its_line(
