@@ -276,9 +276,13 @@ _PLACEHOLDER = re.compile(
 )
 
 
+_REAL_DOMAIN = ".your-server.de"  # of a large provider: its servers' names end so
+
+
 def placeholder(value: str) -> bool:
     """Whether a value (host, key, name) is one that a template leaves to be filled in."""
-    return _PLACEHOLDER.fullmatch(value.strip()) is not None
+    text = value.strip()
+    return _PLACEHOLDER.fullmatch(text) is not None and not text.lower().endswith(_REAL_DOMAIN)
 
 
 def windows_path(name: str) -> bool:

@@ -132,7 +132,7 @@ def plan(config: Path, socket_path: Path | None, no_files: bool) -> None:
     Example: facilitator plan -c new.yaml
     """
     if socket_path is None and named(click.get_current_context(), "config") and not _in_force(config):
-        say(*plan_text(_plan_from(_load(config))))
+        say(*plan_text(_planned(config, no_files)))
         return
     try:
         answer: PlanDocument = ControlClient(socket_path or runtime_dir(config) / disk.CONTROL_SOCKET).get(
@@ -141,13 +141,7 @@ def plan(config: Path, socket_path: Path | None, no_files: bool) -> None:
     except Refused as error:
         refused(error)
     except Unreachable:
-        from supervisor.app.profiles import Weight
-
-        valid = _load(config)
-        answer = _plan_from(valid)
-        for remark in () if no_files else _files(config, valid):
-            if remark.weight is Weight.ERROR:  # its part of the plan stays without a tunnel
-                say(str(remark), err=True)
+        answer = _planned(config, no_files)
     say(*plan_text(answer))
 
 
@@ -156,6 +150,17 @@ def _in_force(config: Path) -> bool:
     from supervisor.app.stores.last_configuration import in_force
 
     return in_force(config, state_dir(config))
+
+
+def _planned(path: Path, no_files: bool) -> PlanDocument:
+    """What this file would bring. Tunnels that could not start with their files are named."""
+    from supervisor.app.profiles import Weight
+
+    config = _load(path)
+    for remark in () if no_files else _files(path, config):
+        if remark.weight is Weight.ERROR:
+            say(str(remark), err=True)
+    return _plan_from(config)
 
 
 @click.command()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from supervisor.clients import processes
 from supervisor.clients.inotify import InotifyWatches
+from supervisor.clients.last_words import LastWords
 from supervisor.clients.lines import MAX_LINE_CHARS, Masker
 from supervisor.clients.log import Log
 from supervisor.clients.output import Follower
@@ -138,7 +139,13 @@ class Client:
             raise
         self._management: Management | None = None
         self._notify: NotifySocket | None = None
+        self._last_words = LastWords()
         self._suspicious = False  # a notification was ignored, which is logged once
+
+    @property
+    def last_words(self) -> str | None:
+        """Its last own line."""
+        return self._last_words.text
 
     def attach(self, management: Path | None, key: str, notify: NotifySocket | None) -> None:
         """Connect to the management socket once the client has made it, and read its notifications."""
@@ -261,5 +268,7 @@ class Client:
             taken.append(line)
             if time.monotonic() >= until:
                 break
-        self._handler.log.add(self._handler.masker.lines(taken))
+        masked = self._handler.masker.lines(taken)
+        self._handler.log.add(masked)
+        self._last_words.hear(masked)
         return bool(taken)

@@ -262,4 +262,4 @@ class Runner:
             self._journal.remove(client.place)
         except OSError as trouble:
             self._note(tunnel, f"the journal cannot be written: {trouble.strerror}")
-        self._post(Exited(tunnel, client.session, code, number))
+        self._post(Exited(tunnel, client.session, code, number, client.last_words))

@@ -99,6 +99,7 @@ class Exited(Event):
 
     code: int | None = None
     signal: int | None = None
+    said: str | None = None  # its last own line; clean, secrets masked
 
 
 @dataclass(frozen=True, slots=True)

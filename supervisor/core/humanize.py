@@ -28,11 +28,17 @@ def byte_size(count: int) -> str:
     return f"{value / 1000:.1f} TB"
 
 
-def exit_text(code: int | None, signal: int | None) -> str:
-    """How a client ended: by its exit code or the signal that killed it (wait(2)); None, None: not known."""
+def exit_text(code: int | None, signal: int | None, said: str | None = None) -> str:
+    """How a client ended: by its exit code or the signal that killed it (wait(2)); None, None: not known.
+    `said`: its last own line, which is the best explanation there is.
+    """
     if signal is not None:
-        return f"client ended by signal {signal}"
-    return "client ended, and nobody saw how" if code is None else f"client exited with code {code}"
+        how = f"client ended by signal {signal}"
+    elif code is None:
+        how = "client ended, and nobody saw how"
+    else:
+        how = f"client exited with code {code}"
+    return how if said is None or signal is not None else f"{how}; its last line: {said}"
 
 
 def iso(moment: float) -> str:

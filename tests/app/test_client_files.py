@@ -95,14 +95,14 @@ def test_a_tunnel_that_is_not_up_has_an_incident_of_its_own(profile: Path) -> No
 def test_at_a_reload_only_new_and_changed_tunnels_are_read(world: World, profile: Path) -> None:
     read: list[str] = []
 
-    class CountingFiles(Files):
+    class CountedReads(Files):
         def inputs(self, kind: Any, tunnel: Tunnel) -> dict[str, bytes]:
             read.append(tunnel.name)
             return super().inputs(kind, tunnel)
 
     files = ClientFiles(
         KINDS,
-        CountingFiles(profile.parent, lambda _: None, {}),
+        CountedReads(profile.parent, lambda _: None, {}),
         world.engine,
         lambda _: None,
         Faults(time.monotonic),

@@ -1,7 +1,6 @@
 """Measures, in one run and in private namespaces: restart latency, idle cost, start of many, the kernel's
-part, sshuttle,
-each kind's reaction to what can happen to it, and what staff see of the daemon's own life beside others'.
-Needs root.
+part, `check` of many files, sshuttle, each kind's reaction to what can happen to it, and what staff see of
+the daemon's own life beside others'. Needs root.
 
     python -m tests.bench [--tunnels 200] [--kills 40] [--idle 20]
 """
@@ -26,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from supervisor.control.client import ControlClient, Unreachable
-from tests.bench import audit, kernel, kinds, life, scrape, sshuttle, weight
+from tests.bench import audit, check, kernel, kinds, life, scrape, sshuttle, weight
 from tests.bench.cost import cpu_seconds, pss_mib
 from tests.bench.trivial import SCRIPT
 from tests.netns import Namespace, sweep
@@ -197,6 +196,7 @@ def main() -> None:
     one, many = measure(1, options.kills, options.idle), measure(options.tunnels, options.kills, options.idle)
     show(bare, one, many, options.tunnels)
     weight.main()
+    check.main()
     scrape.main()
     audit.main()
     kernel.main()

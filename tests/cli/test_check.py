@@ -12,8 +12,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from supervisor.app.files import Files
+from supervisor.app.profiles import Weight, examine
 from supervisor.cli import main
 from supervisor.core.exits import Exit
+from tunnels.base import Input
+from tunnels.kinds.openvpn.kind import OpenVPN
+from tunnels.registry import KINDS
 
 CONFIG = """\
 staff: {networks: [10.8.0.0/16]}
@@ -152,6 +157,22 @@ def test_each_file_that_a_profile_reads_is_listed(tmp_path: Path) -> None:
             "initech.vpnc:2: CA-Dir names a directory",
         ),
         ("hooli.conf", "[Interface]\nFrob = 1\n", "hooli.conf:2: "),
+        (
+            "initech.vpnc",
+            "[main]\nHost=192.0.2.1\nAuthType=1\nGroupName=staff\n",
+            "initech.vpnc:1: this is a profile of Cisco's old VPN Client (.pcf)",
+        ),
+        ("initech.vpnc", "<html>\n", "initech.vpnc:1: this is a web page (HTML)"),
+        (
+            "globex/swanctl.conf",
+            "conn acme\n  left=%any\n  right=192.0.2.1\n",
+            "globex/swanctl.conf:1: this is an ipsec.conf",
+        ),
+        (
+            "hooli.conf",
+            "client\ndev tun\nremote 192.0.2.1 1194\n",
+            "hooli.conf:1: this is an OpenVPN profile",
+        ),
     ],
 )
 def test_a_profile_that_cannot_be_run_is_refused_with_its_line(
@@ -293,3 +314,27 @@ def command_as_nobody(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         argv, capture_output=True, text=True, user="nobody", group="nogroup", extra_groups=[], check=False
     )
+
+
+def test_each_file_is_read_once_and_each_tunnel_adds_the_same_work(tmp_path: Path) -> None:
+    """Work is counted, not timed: reads of files for 10 and for 40 tunnels."""
+    checked(tmp_path)
+
+    class CountingFiles(Files):
+        reads = 0
+
+        def read(self, item: Input) -> bytes:
+            self.reads += 1
+            return super().read(item)
+
+    def reads(count: int) -> int:
+        files = CountingFiles(tmp_path, lambda _: None, {})
+        tunnel = OpenVPN.model_validate(
+            {"name": "t", "destinations": ["10.77.0.0/24"], "config": tmp_path / "acme.ovpn"}
+        )
+        found = list(examine({f"t{number}": tunnel for number in range(count)}, KINDS, files))
+        assert not [each for each in found if each.weight is Weight.ERROR]
+        return files.reads
+
+    assert reads(10) == 10 * 3  # the profile and the two files that it names
+    assert reads(40) == 40 * 3

@@ -6,12 +6,13 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from supervisor.clients.runner import Runner
 from supervisor.clients.spawner import ClientSources
-from supervisor.core.events import Event
+from supervisor.core.events import Event, Exited
 from tunnels.base import (
     AnyKind,
     Carrier,
@@ -148,6 +149,10 @@ class RunnerBench:
         event = await asyncio.wait_for(self.inbox.get(), within)
         assert isinstance(event, wanted), event
         return event
+
+    async def ended(self) -> Exited:
+        """The next event, which must be the end of a client, without its last line."""
+        return replace(await self.next(Exited), said=None)
 
     def lines(self) -> list[str]:
         return [text for _, text in self.logged]

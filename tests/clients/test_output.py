@@ -78,7 +78,7 @@ async def flood(bench: RunnerBench, script: str, session: int) -> LoopPulse | No
     await bench.next(Spawned)
     said = await bench.next(ClientSaid | Exited)
     if isinstance(said, ClientSaid):
-        assert await bench.next(Exited) == Exited("acme", session, code=0)
+        assert await bench.ended() == Exited("acme", session, code=0)
     await pulse.stop()
     return pulse if isinstance(said, ClientSaid) else None
 

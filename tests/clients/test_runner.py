@@ -64,7 +64,7 @@ async def test_life_of_a_client(tmp_path: Path) -> None:
             32,
         )
         assert await bench.next(ClientSaid) == ClientSaid("acme", 7, Connected(address="10.0.0.2"))
-        assert await bench.next(Exited) == Exited("acme", 7, code=3)
+        assert await bench.next(Exited) == Exited("acme", 7, code=3, said="up")
         assert bench.runner.tail("acme", 10) == bench.lines() == ["up", "bye"]
         assert bench.directory().stat().st_mode & 0o777 == 0o700
         assert (bench.directory() / "output.log").stat().st_mode & 0o777 == 0o600
@@ -77,7 +77,7 @@ async def test_what_a_client_can_write_has_a_hard_bound_that_does_not_end_it(tmp
         write = f"head -c {MAX_FILE_BYTES + 1} /dev/zero >big; head -c {MAX_FILE_BYTES} /dev/zero >>big"
         bench.runner.spawn(shell(f"{limited}; {write}; exit 7"), 1)
         await bench.next(Spawned)
-        assert await bench.next(Exited) == Exited("acme", 1, 7)
+        assert await bench.ended() == Exited("acme", 1, 7)
         assert (bench.directory() / "big").stat().st_size == MAX_FILE_BYTES
 
 
@@ -89,7 +89,7 @@ async def test_words_written_before_the_end_come_before_the_end(tmp_path: Path) 
             assert await bench.next(ClientSaid) == ClientSaid(
                 "acme", session, Failed(Reason.AUTH, "wrong password")
             )
-            assert await bench.next(Exited) == Exited("acme", session, signal=9)
+            assert await bench.ended() == Exited("acme", session, signal=9)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ async def test_what_cannot_start_says_why(
         assert said in failed.text
         bench.runner.spawn(shell("exit 0"), 2)  # nothing of the failure is in the way
         await bench.next(Spawned)
-        assert await bench.next(Exited) == Exited("acme", 2, code=0)
+        assert await bench.ended() == Exited("acme", 2, code=0)
 
 
 async def test_what_stands_in_the_way_is_named(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ async def test_notifications_are_heard(tmp_path: Path) -> None:
         bench.runner.spawn(tunnel("{python}", "-c", program, notify=True), 1)
         await bench.next(Spawned)
         assert (await bench.next(ClientSaid)).what == Connected(address="10.0.0.2")
-        assert await bench.next(Exited) == Exited("acme", 1, code=0)
+        assert await bench.ended() == Exited("acme", 1, code=0)
         assert not (bench.directory() / "notify.sock").exists()
 
 
@@ -282,7 +282,7 @@ async def test_terminate_then_kill_of_a_stubborn_tree(tmp_path: Path) -> None:
         assert alive(spawned.pid)
         assert alive(stray)
         bench.runner.kill("acme", 1)
-        assert await bench.next(Exited) == Exited("acme", 1, signal=9)
+        assert await bench.ended() == Exited("acme", 1, signal=9)
         assert not alive(stray)
         assert tagged(tmp_path) == zombies() == []
 
@@ -293,7 +293,7 @@ async def test_strays_of_a_client_that_ends_by_itself_are_gone_before_the_end_is
         bench.runner.spawn(tunnel("{python}", "-c", STRAY, str(note), "leave"), 1)
         await bench.next(Spawned)
         await bench.next(ClientSaid)
-        assert await bench.next(Exited) == Exited("acme", 1, code=0)
+        assert await bench.ended() == Exited("acme", 1, code=0)
         assert not alive(int(note.read_text()))
         assert tagged(tmp_path) == zombies() == []
 
@@ -331,7 +331,7 @@ async def test_orders_for_a_client_that_has_not_begun_yet(tmp_path: Path) -> Non
     async with RunnerBench(tmp_path) as bench:
         bench.runner.spawn(shell("exec sleep 1000"), 1)
         bench.runner.terminate("acme", 1)
-        assert await bench.next(Exited) == Exited("acme", 1, signal=signal.SIGTERM)
+        assert await bench.ended() == Exited("acme", 1, signal=signal.SIGTERM)
         assert tagged(tmp_path) == []
 
 

@@ -43,7 +43,7 @@ async def converse(tmp_path: Path, rounds: int) -> RunnerBench:
         await bench.next(Spawned)
         assert (await bench.next(ClientSaid)).what.__class__.__name__ == "Connected"
         assert (await bench.next(ClientSaid)).what.__class__.__name__ == "Failed"
-        assert await bench.next(Exited) == Exited("acme", 1, code=0)
+        assert await bench.ended() == Exited("acme", 1, code=0)
         assert bench.lines() == bench.runner.tail("acme", 200) == ["got it"]
         return bench
 
@@ -62,4 +62,4 @@ async def test_a_client_that_never_makes_its_socket_ends_as_usual(tmp_path: Path
         await bench.next(Spawned)
         await until(lambda: bench.lines() == ["here"])
         bench.runner.terminate("acme", 1)
-        assert await bench.next(Exited) == Exited("acme", 1, signal=15)
+        assert await bench.ended() == Exited("acme", 1, signal=15)

@@ -87,7 +87,7 @@ class FakeDaemon:
         return {"name": tunnel, "phase": "up", "reason": "connected", "last_error": None}
 
     async def reload(self) -> dict[str, Any]:
-        return {"done": ["acme-dc: probe changed"], "errors": []}
+        return {"done": ["acme-dc: probe changed"], "errors": [], "problems": []}
 
     def has_tunnel(self, tunnel: str) -> bool:
         return tunnel == "acme-dc"

@@ -42,7 +42,7 @@ def test_a_file_that_becomes_bad_is_said_and_ends_no_good_session(
     eventually(lambda: not any(str(profile) in text for text in conditions(daemon)), 5, "it is good again")
     profile.write_text(good.replace("client\n", "client-of-sorts\n", 1))
     assert daemon.cli("restart", "--force", "acme-dc").returncode != 0
-    failed = daemon.wait_for("acme-dc", phase="failed")
+    failed = daemon.wait_for("acme-dc", phase="backoff", reason="client-config")
     assert where in failed["last_error"]
     profile.write_text(good)
     daemon.wait_for("acme-dc", phase="up")

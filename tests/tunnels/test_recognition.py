@@ -103,7 +103,7 @@ def test_placeholders(value: str) -> None:
 @pytest.mark.parametrize(
     "value",
     ["vpn.acme.example", "192.0.2.1", "2001:db8::1", "MY-VPN", "SRV01", "AES-256-CBC", "changemedia.example",
-     "yourserverhosting.example", "[2001:db8::1]", "xx.example", "ACME", "todo.example", "%any"],
+     "yourserverhosting.example", "[2001:db8::1]", "xx.example", "ACME", "todo.example", "%any", "static.7.2.0.192.clients.your-server.de"],
 )  # fmt: skip
 def test_no_placeholders(value: str) -> None:
     assert not placeholder(value)

@@ -120,6 +120,7 @@ def test_no_file_upsets_it(data: bytes) -> None:
     st.dictionaries(
         st.sampled_from(("IPSec ID", "IPSec secret", "Domain")),
         st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=30),
+        min_size=1,
     )
 )
 def test_what_is_written_is_what_was_meant(said: dict[str, str]) -> None:

@@ -184,7 +184,7 @@ def _said_while_stopping(c: StepContext, session: SessionState, event: ev.Client
 
 def _exited(c: StepContext, session: SessionState, event: ev.Exited) -> SessionStep:
     reason = Reason.EXITED if event.signal is None else Reason.KILLED
-    return _ended(c, _failed(c, session, reason, exit_text(event.code, event.signal)), reason)
+    return _ended(c, _failed(c, session, reason, exit_text(event.code, event.signal, event.said)), reason)
 
 
 def _exited_stopping(c: StepContext, session: SessionState, event: ev.Exited) -> SessionStep:

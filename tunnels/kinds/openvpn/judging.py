@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from tunnels.kinds.openvpn.options import (
     BLOCKS,
-    EMBEDDED,
     FOLDERS,
     INLINE,
     KEPT,
@@ -28,10 +27,8 @@ from tunnels.recognition import Pem, pem_problem, placeholder
 _OPTION = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _JOINED = re.compile(r"(?:[a-z0-9]+://)?(?P<host>[^:/\[\]]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})/?")
 _ADDRESS = re.compile(r"[a-z0-9]+://(?P<host>[^/:]+).*")
-# options whose values are hosts, names or files: what a template leaves to be filled in
-_FILLED_IN = (
-    frozenset({"remote", "http-proxy", "socks-proxy", "verify-x509-name", "ifconfig", "port"}) | EMBEDDED
-)
+# options whose values are hosts and ports: what a template leaves to be filled in
+_FILLED_IN = frozenset({"remote", "http-proxy", "socks-proxy", "ifconfig", "port"})
 # what the file or block of an option holds
 _HOLDS = {
     "ca": Pem.CERTIFICATE,

@@ -141,9 +141,12 @@ class CharonSession:
             pass_fds=tuple(files.values()),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
         )
-        if await swanctl.wait() != 0:
-            raise ViciError("swanctl could not load the configuration")
+        _, complaints = await swanctl.communicate()
+        sys.stderr.write(complaints.decode("utf-8", "replace"))
+        if swanctl.returncode != 0:
+            raise ViciError(f"swanctl could not load the configuration: {_first_complaint(complaints)}")
         for secret in await self._secrets():
             await self._vici.request("load-shared", secret)
         Path("charon.vici").unlink()  # charon obeys everybody who connects: from now on nobody else can
@@ -285,6 +288,12 @@ async def _one_address(name: str, number: int) -> str:
         return name  # charon will say why
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     return addresses[number % len(addresses)]
+
+
+def _first_complaint(output: bytes) -> str:
+    """The line of swanctl's that names the file or option; what follows from it comes after."""
+    lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
+    return next(iter(lines), "it does not say why")
 
 
 def _linked(folder: Path, files: Mapping[str, int]) -> Path:

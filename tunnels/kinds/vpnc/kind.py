@@ -16,7 +16,9 @@ from pydantic import Field
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, Secret, Tunnel
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
+from tunnels.profile_text import text_of
 from tunnels.profiles import EmptySecret, ProfileError, Value, of_file, referenced_file
+from tunnels.recognition import ProfileFormat
 
 # dead peer detection after so much silence; the least that vpnc accepts
 DPD_SECONDS = 10
@@ -128,12 +130,8 @@ def read_config(data: bytes) -> dict[str, Value]:
     """The options of a vpnc configuration that are not the daemon's: value by name, empty for a switch.
     ProfileError.
     """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ProfileError("the file is not UTF-8 text") from None
     found: dict[str, Value] = {}
-    for number, line in enumerate(text.replace("\r", "\n").split("\n"), 1):
+    for number, line in enumerate(text_of(data, ProfileFormat.VPNC).split("\n"), 1):
         if line and not line.startswith("#"):
             name, value = _taken_apart(line, number)
             found.setdefault(name, Value(value, number))
