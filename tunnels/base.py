@@ -130,6 +130,7 @@ class LineSource(enum.Enum):
     OUTPUT = "output"  # stdout or stderr
     MANAGEMENT = "management"  # its management socket
     NOTIFY = "notify"  # a datagram on its private NOTIFY_SOCKET (sd_notify(3)), one field a line
+    END = "end"  # the empty line: the client has ended, and everything that it said was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +309,8 @@ class Dialogue(Protocol):
 
     def receive(self, source: LineSource, line: str) -> Iterable[Say | Observation]:
         """Take one line (no newline) and return replies and what the line means. The empty MANAGEMENT line
-        means that the daemon has just connected to the management socket.
+        means that the daemon has just connected to the management socket; END that the client has ended,
+        which is when its messages about failures explain something.
         """
         ...
 

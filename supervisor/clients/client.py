@@ -221,7 +221,9 @@ class Client:
         self._handler.replay(source, line)
 
     async def drain(self, within: float) -> None:
-        """Read the last lines of the ended client, for about `within` seconds at most, and close."""
+        """Read the last lines of the ended client, for about `within` seconds at most, let the dialogue
+        conclude, and close.
+        """
         self._handler.close()
         if self._notify is not None:
             self._notify.drain()
@@ -229,6 +231,7 @@ class Client:
             self._follower.drain(within),
             *([] if self._management is None else [self._management.drain(within)]),
         )
+        self._handler.on_line(LineSource.END, "")
         self._handler.log.flush()
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tunnels.driver import explained
 from tunnels.base import Connected, Failed, LineSource, Question, Reason, Say, Wanted
 from tunnels.kinds.openvpn.login import Answer, LoginIdentity
 from tunnels.kinds.openvpn.management import PATIENCE, OpenVPNDialogue
@@ -36,7 +37,7 @@ def failed(*lines: str) -> Failed:
         ("EXITING,server-pushed-halt", Reason.KICKED),
         ("EXITING,private-key-password-failure", Reason.KEY),
         ("EXITING,something new", Reason.EXITED),
-        ("RECONNECTING,process-push-msg-failed", Reason.CLIENT_CONFIG),
+        ("EXITING,process-push-msg-failed", Reason.PROTOCOL),
         ("CONNECTED,ERROR", Reason.LOCAL),
         ("CONNECTED,ROUTE_ERROR", Reason.LOCAL),
     ],
@@ -317,9 +318,8 @@ def test_nothing_is_answered_after_a_refusal() -> None:
     ],
 )
 def test_output_that_explains_itself(line: str, reason: Reason) -> None:
-    [answer] = OpenVPNDialogue(LoginIdentity(None, None)).receive(LineSource.OUTPUT, line)
-    assert isinstance(answer, Failed)
-    assert answer.reason is reason
+    [failed] = explained(OpenVPNDialogue(LoginIdentity(None, None)), line)
+    assert failed.reason is reason
 
 
 @pytest.mark.parametrize(
