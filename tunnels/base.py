@@ -37,6 +37,7 @@ __all__ = [
     "LineSource",
     "Login",
     "Network",
+    "NextServer",
     "Observation",
     "Placement",
     "Probe",
@@ -238,7 +239,7 @@ class Connected:
     address6: str | None = None  # our IPv6 address inside the tunnel
     # the client adds the addresses to its interface; else they exist in source NAT only
     on_interface: bool = False
-    mtu: int | None = None  # bytes: the MTU to set on the interface; None: the client has set it
+    mtu: int | None = None  # bytes: the MTU that the interface must have; None: what the client gives it
     # the only networks to which packets pass, as the remote gateway has agreed; empty: any
     agreed: tuple[IPNetwork, ...] = ()
 
@@ -267,6 +268,11 @@ class Full:
 
     def __post_init__(self) -> None:
         _clean(self, "text")
+
+
+@dataclass(frozen=True, slots=True)
+class NextServer:
+    """The client has given up one of several servers and tries the next: it has its time to connect anew."""
 
 
 class Wanted(enum.StrEnum):
@@ -299,7 +305,7 @@ class Keep:
     secret: str = field(repr=False)
 
 
-Observation = Connected | Failed | Full | Question | Keep
+Observation = Connected | Failed | Full | NextServer | Question | Keep
 
 
 class Dialogue(Protocol):

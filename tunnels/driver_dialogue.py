@@ -106,7 +106,7 @@ def _parsed(line: str) -> Mapping[str, Any]:
 
 
 def _connected(facts: Mapping[str, Any]) -> Connected:
-    lasts = facts.get("lasts")
+    lasts, mtu = facts.get("lasts"), facts.get("mtu")
     return Connected(
         _text(facts.get("address")),
         _text(facts.get("peer")),
@@ -115,6 +115,7 @@ def _connected(facts: Mapping[str, Any]) -> Connected:
         address6=_text(facts.get("address6")),
         on_interface=facts.get("on_interface") is True,
         agreed=tuple(_networks(facts.get("agreed"))),
+        mtu=mtu if type(mtu) is int and mtu > 0 else None,
     )
 
 

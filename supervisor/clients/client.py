@@ -28,11 +28,13 @@ from tunnels.base import (
     Full,
     Keep,
     LineSource,
+    NextServer,
     Observation,
     Question,
     Say,
 )
 
+Reported = Connected | Failed | Full | NextServer  # what becomes an event as it is
 BATCH_LINES = 128  # passed to the log at once
 
 
@@ -94,7 +96,7 @@ class LineHandler:
         except Exception as error:
             self.log.note(self.masker.text(f"a line was not understood: {type(error).__name__}: {error}"))
 
-    def _masked(self, what: Connected | Failed | Full) -> Connected | Failed | Full:
+    def _masked(self, what: Reported) -> Reported:
         return replace(what, text=self.masker.text(what.text)) if isinstance(what, Failed) else what
 
 

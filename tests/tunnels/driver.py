@@ -30,6 +30,7 @@ from tunnels.base import (
     Keep,
     Launch,
     LineSource,
+    NextServer,
     Observation,
     Placement,
     Question,
@@ -311,6 +312,8 @@ def describe(answer: Say | Observation) -> str:
             return f"connected|{address}|{peer}|{' '.join(str(route) for route in routes)}{limit}"
         case Question(wanted, text):
             return f"question|{wanted.value}|{text}"
+        case NextServer():
+            return "next-server"
         case Keep(secret):
             return f"keep|{secret}"
         case Failed(reason, text):

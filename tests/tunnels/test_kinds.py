@@ -26,6 +26,7 @@ from tunnels.base import (
     Keep,
     Launch,
     LineSource,
+    NextServer,
     Placement,
     Question,
     Reason,
@@ -217,7 +218,9 @@ def test_no_word_of_a_client_upsets_it(words: list[tuple[LineSource, str]]) -> N
         dialogue = kind.dialogue(tunnel_of(kind), EXAMPLES[kind.name][1])
         over = (LineSource.END, "")
         answers = [answer for source, line in (*words, over) for answer in dialogue.receive(source, line)]
-        assert all(isinstance(answer, Say | Connected | Failed | Question | Keep) for answer in answers)
+        assert all(
+            isinstance(answer, Say | Connected | Failed | NextServer | Question | Keep) for answer in answers
+        )
         assert all("\n" not in answer.line for answer in answers if isinstance(answer, Say))
         assert sum(isinstance(answer, Failed) for answer in answers) <= 1
 

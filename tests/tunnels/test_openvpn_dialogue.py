@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tunnels.driver import explained
-from tunnels.base import Connected, Failed, LineSource, Question, Reason, Say, Wanted
+from tunnels.base import Connected, Failed, LineSource, NextServer, Question, Reason, Say, Wanted
 from tunnels.kinds.openvpn.login import Answer, LoginIdentity
 from tunnels.kinds.openvpn.management import PATIENCE, OpenVPNDialogue
 from tunnels.kinds.openvpn.patterns import pushed_routes
@@ -194,8 +194,8 @@ def test_a_renewal_that_fails_is_a_failed_attempt() -> None:
         ">STATE:3,RECONNECTING,server_poll,,,,,",
         ">FATAL:x",
     )
-    assert [type(answer) for answer in answers[-3:]] == [Connected, Say, Failed]
-    assert answers[-2] == Say("hold release")
+    assert [type(answer) for answer in answers[-4:]] == [Connected, Say, NextServer, Failed]
+    assert answers[-3] == Say("hold release")
     assert isinstance(answers[-1], Failed)
     assert answers[-1].reason is Reason.NETWORK
 
@@ -227,7 +227,8 @@ def test_a_code_that_no_server_saw_is_used_for_the_next_one() -> None:
     assert list(dialogue.receive(LineSource.MANAGEMENT, need)) == [Question(Wanted.CODE, "Your token")]
     given = list(dialogue.answer("123456"))
     assert given[1] == Say('password "Auth" SCRV1:cA==:MTIzNDU2', secret=True)
-    assert list(dialogue.receive(LineSource.MANAGEMENT, ">STATE:2,RECONNECTING,server_poll,,,,,")) == []
+    lost_state = ">STATE:2,RECONNECTING,server_poll,,,,,"
+    assert list(dialogue.receive(LineSource.MANAGEMENT, lost_state)) == [NextServer()]
     assert list(dialogue.receive(LineSource.MANAGEMENT, need)) == given
     [lost] = dialogue.receive(
         LineSource.MANAGEMENT, ">STATE:2,RECONNECTING,tls-error,,,,,"

@@ -1,6 +1,6 @@
 """Understands OpenVPN's management socket and log, and controls it.
 
-    lines -> OpenVPNDialogue.receive -> Say (to the socket) | Connected | Failed | Question | Keep
+    lines -> OpenVPNDialogue.receive -> Say (to the socket) | Connected | NextServer | Failed | ...
 
 OpenVPN's exit code proves nothing, so everything is read from the STATE lines. With `--management-hold` it
 waits for us before each attempt. It is released while untried servers are left, for the answer to a
@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tunnels.base import Connected, Failed, IPNetwork, LineSource, Reason, Say
+from tunnels.base import Connected, Failed, IPNetwork, LineSource, NextServer, Reason, Say
 from tunnels.failure_patterns import explanation
 from tunnels.kinds.openvpn.login import Answer, Credentials, LoginIdentity
 from tunnels.kinds.openvpn.patterns import (
@@ -284,6 +284,7 @@ class OpenVPNDialogue:
             self._lost = failed
             if failed.reason in _UNSEEN:
                 self._login.unused()
+            yield NextServer()
 
     def _explain(self, detail: str) -> Failed:
         """The end of an attempt in our words: its hint in the log knows more than its STATE."""

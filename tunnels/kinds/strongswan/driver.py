@@ -63,6 +63,7 @@ class CharonSession:
             asyncio.Event()
         )  # a security association has come, gone or been replaced since the list
         self._begun = False  # there is a session to terminate
+        self._mtu: int | None = None  # of the interface, in bytes
 
     async def run(self) -> int:
         """Stay connected until the gateway, charon or SIGTERM ends it; returns the exit code, or the negative
@@ -99,7 +100,8 @@ class CharonSession:
         self._begun = True
         while await self._lives(self._vici):
             addresses = [*given_addresses(self._sessions), *self._options.address]
-            self._talk.connected(**assigned(addresses), on_interface=True, **far_side(self._sessions))
+            facts = {**assigned(addresses), **far_side(self._sessions), "mtu": self._mtu}
+            self._talk.connected(**facts, on_interface=True)
             await self._changed.wait()
 
     async def _lives(self, vici: Vici) -> bool:
@@ -121,7 +123,7 @@ class CharonSession:
         """Load the configuration, initiate, and rename the interface. ViciError, OSError."""
         await self._load()
         device = _device(pid)
-        bring_up(device, self._options.mtu or MTU_BYTES)
+        self._mtu = bring_up(device, self._options.mtu or MTU_BYTES)
         # charon refuses a policy without an address of ours on an interface. It adds assigned addresses
         # itself; our own ones must be there when it makes its routes.
         for address in self._options.address:
