@@ -26,6 +26,7 @@ from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import CannotStart, Exit
 
 if TYPE_CHECKING:
+    from supervisor.app.files import Files
     from supervisor.app.profiles import Remark
     from supervisor.config.model import Config
     from supervisor.core.views.documents import PlanDocument
@@ -98,7 +99,21 @@ def _files(path: Path, config: Config) -> list[Remark]:
     from supervisor.app.profiles import examine
     from tunnels.registry import KINDS
 
-    return list(examine(config.tunnels, KINDS, Files(path.resolve().parent, lambda _: None)))
+    files = Files(path.resolve().parent, lambda _: None)
+    return [*examine(config.tunnels, KINDS, files), *_enclosed(config, files)]
+
+
+def _enclosed(config: Config, files: Files) -> list[Remark]:
+    """Gateways that lie inside a destination, as far as they are addresses."""
+    from supervisor.app.preflight.requirements import requirements
+    from supervisor.app.preflight.resolving import literal
+    from supervisor.app.profiles import Remark, Weight
+    from supervisor.core.preflight.addresses import enclosed
+    from supervisor.core.preflight.facts import HostFacts
+    from tunnels.registry import KINDS
+
+    facts = HostFacts(requirements=requirements(config, KINDS), endpoints=literal(config.tunnels, files))
+    return [Remark(Weight.WARNING, f"warning: {finding.text}") for finding in enclosed(facts)]
 
 
 def _missing(config: Config) -> list[str]:
