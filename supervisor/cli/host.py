@@ -26,7 +26,6 @@ from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import CannotStart, Exit
 
 if TYPE_CHECKING:
-    from supervisor.app.files import Files
     from supervisor.app.profiles import Remark
     from supervisor.config.model import Config
     from supervisor.core.views.documents import PlanDocument
@@ -78,7 +77,8 @@ def check(config: Path, no_files: bool, show: bool) -> None:
         for line in tree(resolved(valid)):
             say(line)
     remarks = [] if no_files else _files(config, valid)
-    missing = (*_missing(valid), *(str(each) for each in remarks if each.weight is Weight.WARNING))
+    enclosed = [] if no_files else _enclosed(config, valid)
+    missing = (*_missing(valid), *enclosed, *(str(each) for each in remarks if each.weight is Weight.WARNING))
     for warning in (*map(str, valid.warnings), *(f"warning: {text}" for text in missing)):
         say(warning, err=True)
     for remark in remarks:
@@ -99,21 +99,21 @@ def _files(path: Path, config: Config) -> list[Remark]:
     from supervisor.app.profiles import examine
     from tunnels.registry import KINDS
 
-    files = Files(path.resolve().parent, lambda _: None)
-    return [*examine(config.tunnels, KINDS, files), *_enclosed(config, files)]
+    return list(examine(config.tunnels, KINDS, Files(path.resolve().parent, lambda _: None)))
 
 
-def _enclosed(config: Config, files: Files) -> list[Remark]:
+def _enclosed(path: Path, config: Config) -> list[str]:
     """Gateways that lie inside a destination, as far as they are addresses."""
+    from supervisor.app.files import Files
     from supervisor.app.preflight.requirements import requirements
     from supervisor.app.preflight.resolving import literal
-    from supervisor.app.profiles import Remark, Weight
     from supervisor.core.preflight.addresses import enclosed
     from supervisor.core.preflight.facts import HostFacts
     from tunnels.registry import KINDS
 
-    facts = HostFacts(requirements=requirements(config, KINDS), endpoints=literal(config.tunnels, files))
-    return [Remark(Weight.WARNING, f"warning: {finding.text}") for finding in enclosed(facts)]
+    gateways = literal(config.tunnels, Files(path.resolve().parent, lambda _: None))
+    facts = HostFacts(requirements=requirements(config, KINDS), endpoints=gateways)
+    return [finding.text for finding in enclosed(facts)]
 
 
 def _missing(config: Config) -> list[str]:
