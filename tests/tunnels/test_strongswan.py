@@ -18,8 +18,9 @@ from tests.tunnels.driver import explained, replay
 from tests.tunnels.ipsec_lab import FOLDER, SCENARIOS
 from tunnels.base import Connected, LineSource, Placement, Reason
 from tunnels.examination import findings
+from tunnels.kinds.strongswan.associations import far_side, given_addresses
 from tunnels.kinds.strongswan.config import Tree, parse, read_swanctl, render
-from tunnels.kinds.strongswan.driver import configuration, far_side, given_addresses
+from tunnels.kinds.strongswan.driver import configuration
 from tunnels.kinds.strongswan.kind import STRONGSWAN, StrongSwan
 from tunnels.kinds.strongswan.vici import Value
 

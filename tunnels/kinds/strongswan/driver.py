@@ -22,13 +22,14 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network, summarize_address_range
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 from tunnels.drivers.channel import DaemonChannel, assigned
 from tunnels.drivers.cli import end_like, parser
 from tunnels.drivers.netlink import add_address, bring_up, forget_rules, rename
+from tunnels.kinds.strongswan.associations import established, far_side, given_addresses
 from tunnels.kinds.strongswan.vici import Message, Vici, ViciError
 
 CHARON = ("setpriv", "--pdeathsig", "KILL", "charon-systemd")  # it does not outlive the driver
@@ -38,8 +39,6 @@ RETRIES = 4  # of a packet: a dead gateway is given up after 11 s
 RETRIES_OF_SEVERAL = 3  # after 7 s, where others are left to be tried
 LOGOUT_MS = 1_000  # for the gateway to confirm the end
 FIRST_TABLE = 0x46000000  # plus our pid: a routing table that no rule refers to
-_PASSING = ("INSTALLING", "INSTALLED", "UPDATING", "REKEYING", "REKEYED")  # states of a child (child_sa.h)
-_ENDING = ("DELETING", "DESTROYING")  # states of an IKE SA (ike_sa.h)
 REPLACING_SECONDS = 0.2  # in which a new IKE SA takes over the children of the one that it replaces
 _NEVER = "0x7fabcdef/0xffffffff"  # no packet has this mark: for the moment until charon's rule is deleted
 _PLUGINS = (
@@ -330,72 +329,6 @@ def _device(pid: int) -> str:
                 if line.startswith("iff:"):
                     return line.split()[1]
     raise OSError("charon has made no device")
-
-
-# --- what it says
-# ----------------------------------------------------------------------------------------------------------
-
-
-def established(sessions: Sequence[Message]) -> set[str]:
-    """CONNECTION/CHILD of every child that can pass packets; charon counts replaced ones for a while."""
-    return {
-        f"{connection}/{child.get('name')}"
-        for session in sessions
-        for connection, ike in session.items()
-        if isinstance(ike, Mapping) and ike.get("state") not in _ENDING
-        for child in _children(ike)
-        if child.get("state") in _PASSING
-    }
-
-
-def given_addresses(sessions: Sequence[Message]) -> list[str]:
-    """The addresses that the gateway has assigned."""
-    return [
-        address
-        for session in sessions
-        for ike in _mappings(session)
-        for address in _texts(ike.get("local-vips"))
-    ]
-
-
-def far_side(sessions: Sequence[Message]) -> dict[str, object]:
-    """Facts about the sessions: the gateway's address, the networks that it lets us reach, and the seconds
-    that it lets us stay.
-    """
-    ikes = [ike for session in sessions for ike in _mappings(session)]
-    peers = [ike["remote-host"] for ike in ikes if isinstance(ike.get("remote-host"), str)]
-    ends = [int(end) for ike in ikes if isinstance(end := ike.get("reauth-time"), str) and end.isdecimal()]
-    selectors = [ts for ike in ikes for child in _children(ike) for ts in _texts(child.get("remote-ts"))]
-    routes = list(dict.fromkeys(str(network) for selector in selectors for network in _networks(selector)))
-    return {
-        "peer": peers[0] if peers else None,
-        "routes": routes,
-        "agreed": routes,
-        "lasts": min(ends, default=None),
-    }
-
-
-def _children(ike: Message) -> list[Message]:
-    children = ike.get("child-sas")
-    return _mappings(children) if isinstance(children, Mapping) else []
-
-
-def _mappings(message: Message) -> list[Message]:
-    return [value for value in message.values() if isinstance(value, Mapping)]
-
-
-def _networks(selector: str) -> Iterator[IPv4Network | IPv6Network]:
-    """The networks of a traffic selector: 10.77.0.0/24, 10.77.0.0/24[tcp/443] or 10.77.0.5..10.77.0.9."""
-    first, _, last = selector.partition("[")[0].partition("..")
-    with contextlib.suppress(ValueError, TypeError):
-        if last:
-            yield from summarize_address_range(ip_address(first), ip_address(last))
-        else:
-            yield ip_network(first)
-
-
-def _texts(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list | tuple) else []
 
 
 async def _cancelled(
