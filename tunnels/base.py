@@ -37,6 +37,7 @@ __all__ = [
     "LineSource",
     "Login",
     "Network",
+    "NextServer",
     "Observation",
     "Placement",
     "Probe",
@@ -130,6 +131,7 @@ class LineSource(enum.Enum):
     OUTPUT = "output"  # stdout or stderr
     MANAGEMENT = "management"  # its management socket
     NOTIFY = "notify"  # a datagram on its private NOTIFY_SOCKET (sd_notify(3)), one field a line
+    END = "end"  # the empty line: the client has ended, and everything that it said was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +239,7 @@ class Connected:
     address6: str | None = None  # our IPv6 address inside the tunnel
     # the client adds the addresses to its interface; else they exist in source NAT only
     on_interface: bool = False
-    mtu: int | None = None  # bytes: the MTU to set on the interface; None: the client has set it
+    mtu: int | None = None  # bytes: the MTU that the interface must have; None: what the client gives it
     # the only networks to which packets pass, as the remote gateway has agreed; empty: any
     agreed: tuple[IPNetwork, ...] = ()
 
@@ -266,6 +268,11 @@ class Full:
 
     def __post_init__(self) -> None:
         _clean(self, "text")
+
+
+@dataclass(frozen=True, slots=True)
+class NextServer:
+    """The client has given up one of several servers and tries the next: it has its time to connect anew."""
 
 
 class Wanted(enum.StrEnum):
@@ -298,7 +305,7 @@ class Keep:
     secret: str = field(repr=False)
 
 
-Observation = Connected | Failed | Full | Question | Keep
+Observation = Connected | Failed | Full | NextServer | Question | Keep
 
 
 class Dialogue(Protocol):
@@ -308,7 +315,8 @@ class Dialogue(Protocol):
 
     def receive(self, source: LineSource, line: str) -> Iterable[Say | Observation]:
         """Take one line (no newline) and return replies and what the line means. The empty MANAGEMENT line
-        means that the daemon has just connected to the management socket.
+        means that the daemon has just connected to the management socket; END that the client has ended,
+        which is when its messages about failures explain something.
         """
         ...
 

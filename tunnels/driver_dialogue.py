@@ -3,8 +3,8 @@ tunnels/drivers/channel.py.
 
     lines of the socket (JSON) and of the output -> ProgramDialogue.receive -> Say | Connected | Failed | ...
 
-Failures are read from the client's own output, by the kind's table; a driver adds only what it alone can
-know.
+Failures are read from the client's own output, by the kind's table, once the client has ended; a driver adds
+only what it alone can know.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tunnels.base import (
     Say,
     Wanted,
 )
-from tunnels.failure_patterns import Table, explanation
+from tunnels.failure_patterns import Explanations, Table, by
 
 RENEW = Say(json.dumps({"renew": True}))
 LOGOUT = Say(json.dumps({"leave": True}))
@@ -42,9 +42,9 @@ class ProgramDialogue:
 
     def __init__(self, known: Mapping[str, str], failures: Table) -> None:
         """`known`: answers that need no operator, by what is asked (`username`, `password`). `failures`
-        explains lines of the client's output.
+        explains the client's end by lines of its output.
         """
-        self._known, self._failures = known, failures
+        self._known, self._explanations = known, Explanations(by(failures))
         self._open: int | None = None  # id of the open question
         self._failed = False
 
@@ -63,16 +63,20 @@ class ProgramDialogue:
             self._open = None
 
     def _understand(self, source: LineSource, line: str) -> Iterator[Answer]:
-        if source is LineSource.OUTPUT and (failed := explanation(self._failures, line)):
-            yield failed
-        elif source is LineSource.MANAGEMENT:
-            yield from self._message(_parsed(line))
+        match source:
+            case LineSource.OUTPUT:
+                self._explanations.hear(line)
+            case LineSource.MANAGEMENT:
+                yield from self._message(_parsed(line))
+            case LineSource.END if (failed := self._explanations.failure) is not None:
+                yield failed
 
     def _message(self, message: Mapping[str, Any]) -> Iterator[Answer]:
         match message:
             case {"ask": str(what), "id": int(number), "text": str(text)}:
                 yield from self._asked(what, number, text)
             case {"connected": dict(facts)}:
+                self._explanations.connected()
                 yield _connected(facts)
             case {"failed": str(reason), "text": str(text)}:
                 yield Failed(_reason(reason), text)
@@ -102,7 +106,7 @@ def _parsed(line: str) -> Mapping[str, Any]:
 
 
 def _connected(facts: Mapping[str, Any]) -> Connected:
-    lasts = facts.get("lasts")
+    lasts, mtu = facts.get("lasts"), facts.get("mtu")
     return Connected(
         _text(facts.get("address")),
         _text(facts.get("peer")),
@@ -111,6 +115,7 @@ def _connected(facts: Mapping[str, Any]) -> Connected:
         address6=_text(facts.get("address6")),
         on_interface=facts.get("on_interface") is True,
         agreed=tuple(_networks(facts.get("agreed"))),
+        mtu=mtu if type(mtu) is int and mtu > 0 else None,
     )
 
 

@@ -4,11 +4,15 @@ failures.
 
 from __future__ import annotations
 
+import functools
 import re
+from collections import deque
+from collections.abc import Callable
 
 from tunnels.base import Failed, Reason
 
 MAX_MATCHED_CHARS = 1024  # of a line: patterns see no more
+RECENT_LINES = 40  # of a client that was connected: what it said before is not why it has ended
 
 Table = tuple[tuple[re.Pattern[str], Reason, str], ...]
 
@@ -27,3 +31,40 @@ def explanation(rows: Table, line: str) -> Failed | None:
         if match := pattern.search(looked_at):
             return Failed(reason, text.format(match[0], *match.groups(default="")))
     return None
+
+
+def by(rows: Table) -> Callable[[str], Failed | None]:
+    """What a line says about a failure, by this table."""
+    return functools.partial(explanation, rows)
+
+
+class Explanations:
+    """What a client's lines say about a failure. A line explains the end of a session and never causes it:
+    the same words are printed about attempts that are repeated, and about keys that are replaced in time.
+    """
+
+    def __init__(self, explain: Callable[[str], Failed | None]) -> None:
+        """`explain`: what one line says about a failure, if anything."""
+        self._explain = explain
+        self._count = 0  # lines so far
+        self._found: deque[tuple[int, Failed]] = deque()  # the number of the line, and what it explains
+        self._connected = False
+
+    def hear(self, line: str) -> None:
+        """Take one line."""
+        self._count += 1
+        found = self._explain(line)
+        if found is not None and (self._connected or not self._found):
+            self._found.append((self._count, found))
+        while self._connected and self._found and self._found[0][0] <= self._count - RECENT_LINES:
+            self._found.popleft()
+
+    def connected(self) -> None:
+        """The client is connected: nothing that it has said so far was decisive."""
+        self._connected = True
+        self._found.clear()
+
+    @property
+    def failure(self) -> Failed | None:
+        """Why the client has ended: the first explanation of its attempt, or among its latest lines."""
+        return self._found[0][1] if self._found else None

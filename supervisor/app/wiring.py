@@ -132,7 +132,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     base = _Base(config, identity, kinds, files, inbox, faults, inputs.secrets, closing, view)
     closing.add("control socket", lambda: _remove(config.facilitator.runtime_dir / disk.CONTROL_SOCKET))
     history, auditing = _history(base), _auditing(base)
-    host = HostWatch(view, kinds, inbox.post)
+    host = HostWatch(view, kinds, inbox.post, files)
     data_plane = _data_plane(base, host, inputs.owner, {} if handover is None else handover.kept)
     watchers = _watchers(base, host, inputs.path)
     reports = _reports(base, data_plane, watchers.certificates, history, auditing, inputs.log_dropped)

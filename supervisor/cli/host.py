@@ -77,7 +77,8 @@ def check(config: Path, no_files: bool, show: bool) -> None:
         for line in tree(resolved(valid)):
             say(line)
     remarks = [] if no_files else _files(config, valid)
-    missing = (*_missing(valid), *(str(each) for each in remarks if each.weight is Weight.WARNING))
+    enclosed = [] if no_files else _enclosed(config, valid)
+    missing = (*_missing(valid), *enclosed, *(str(each) for each in remarks if each.weight is Weight.WARNING))
     for warning in (*map(str, valid.warnings), *(f"warning: {text}" for text in missing)):
         say(warning, err=True)
     for remark in remarks:
@@ -99,6 +100,20 @@ def _files(path: Path, config: Config) -> list[Remark]:
     from tunnels.registry import KINDS
 
     return list(examine(config.tunnels, KINDS, Files(path.resolve().parent, lambda _: None)))
+
+
+def _enclosed(path: Path, config: Config) -> list[str]:
+    """Gateways that lie inside a destination, as far as they are addresses."""
+    from supervisor.app.files import Files
+    from supervisor.app.preflight.requirements import requirements
+    from supervisor.app.preflight.resolving import literal
+    from supervisor.core.preflight.addresses import enclosed
+    from supervisor.core.preflight.facts import HostFacts
+    from tunnels.registry import KINDS
+
+    gateways = literal(config.tunnels, Files(path.resolve().parent, lambda _: None))
+    facts = HostFacts(requirements=requirements(config, KINDS), endpoints=gateways)
+    return [finding.text for finding in enclosed(facts)]
 
 
 def _missing(config: Config) -> list[str]:

@@ -30,11 +30,13 @@ from tunnels.base import (
     Full,
     Keep,
     LineSource,
+    NextServer,
     Observation,
     Question,
     Say,
 )
 
+Reported = Connected | Failed | Full | NextServer  # what becomes an event as it is
 BATCH_LINES = 128  # passed to the log at once
 
 
@@ -97,7 +99,7 @@ class LineHandler:
         except Exception as error:
             self.log.note(self.masker.text(f"a line was not understood: {type(error).__name__}: {error}"))
 
-    def _masked(self, what: Connected | Failed | Full) -> Connected | Failed | Full:
+    def _masked(self, what: Reported) -> Reported:
         return replace(what, text=self.masker.text(what.text)) if isinstance(what, Failed) else what
 
 
@@ -230,7 +232,9 @@ class Client:
         self._handler.replay(source, line)
 
     async def drain(self, within: float) -> None:
-        """Read the last lines of the ended client, for about `within` seconds at most, and close."""
+        """Read the last lines of the ended client, for about `within` seconds at most, let the dialogue
+        conclude, and close.
+        """
         self._handler.questions.close()
         if self._notify is not None:
             self._notify.drain()
@@ -238,6 +242,7 @@ class Client:
             self._follower.drain(within),
             *([] if self._management is None else [self._management.drain(within)]),
         )
+        self._handler.on_line(LineSource.END, "")
         self._handler.log.flush()
 
     async def close(self) -> None:

@@ -111,7 +111,7 @@ class Session:
     slot: int = 0  # 0 or 1; each slot has its own lane, interface and directory
     address6: str | None = None  # ours inside the tunnel, IPv6
     on_interface: bool = False  # the client itself puts these addresses on the interface
-    link_mtu: int | None = None  # bytes: the MTU to give the interface, where the client leaves that to us
+    link_mtu: int | None = None  # bytes: the MTU that the interface must have
 
     @property
     def assigned(self) -> Iterator[IPAddress]:

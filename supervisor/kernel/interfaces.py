@@ -1,4 +1,5 @@
-"""Keeps the tunnels' interfaces up, and free of addresses that collide with anything else on this host.
+"""Keeps the tunnels' interfaces as they must be: up, with their MTU and the addresses that a client needs
+there, and free of addresses that collide with anything else on this host.
 
 An address that a remote gateway assigns exists in source NAT only (`ruleset`): on an interface it would be
 this host's own address, and its prefix a route in the main table. What a client puts there all the same is
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,10 +22,12 @@ from common.rtnetlink import (
     InterfaceAddress,
     address_dump,
     address_removal,
+    host_address,
     link_state,
     made_host_address,
     read_address,
 )
+from common.token_bucket import TokenBucket
 from supervisor.core.events import AddressConflict, DeviceLost, Event
 from supervisor.core.network.layout import HostFeatures
 from supervisor.core.network.plan import Lane, NetworkPlan
@@ -35,6 +39,7 @@ from supervisor.kernel.sysctl import Note
 from tunnels.networks import IPAddress
 
 Held = tuple[Lane, InterfaceAddress]  # an address that a lane's interface has
+NOTED_BURST, NOTED_RATE = 10, 1 / 60  # lines about interfaces that were changed: at once, and a second
 RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 
 
@@ -54,6 +59,12 @@ class Interfaces:
         self._noted: frozenset[str] = frozenset()  # what the kernel refused the last time
         # By interface: its index, and what is assigned to its lane.
         self._checked: dict[str, tuple[int, tuple[IPAddress, ...]]] = {}
+        # Addresses that clients have put on their interfaces, by its index: what was there may be put back.
+        self._own: set[tuple[int, IPAddress]] = set()
+        # Interfaces that were made as they must be, by index, with that MTU.
+        self._seen: dict[int, int | None] = {}
+        self._healed = TokenBucket(NOTED_BURST, NOTED_RATE)
+        self.repairs = 0  # how often something of an interface was put back
 
     async def prepare(self, plan: NetworkPlan, host: HostFeatures, again: bool) -> bool:
         """Make them what they must be; `again`: addresses may have changed since they were read. True:
@@ -67,7 +78,7 @@ class Interfaces:
         state = {name: (host.devices[name].index, lane.addresses) for name, lane in lanes.items()}
         new = [name for name in lanes if self._checked.get(name) != state[name]]
         self._checked = state
-        changed = await self._change(self._down(lanes.values(), host))
+        changed = await self._heal(lanes.values(), host)
         if again or len(new) > 1:
             held = await self._netlink.dump(address_dump(), read_address)
         else:
@@ -78,18 +89,50 @@ class Interfaces:
             ]
         by_index = {host.devices[name].index: lane for name, lane in lanes.items()}
         wrong = [(by_index[each.interface], each) for each in held if each.interface in by_index]
-        return await self._clear(plan, host, wrong) or changed
+        back = await self._put_back(by_index, {(each.interface, each.address) for each in held}, again)
+        return await self._clear(plan, host, wrong) or changed or back
 
-    def _down(self, lanes: Iterable[Lane], host: HostFeatures) -> Iterator[NetlinkRequest]:
-        """Requests for interfaces that are down or have another MTU: some clients leave that to us, and
-        somebody may have set one down.
+    async def _heal(self, lanes: Iterable[Lane], host: HostFeatures) -> bool:
+        """Bring up interfaces that are down, and give those their MTU that have another one: some clients
+        leave that to us, and somebody may have changed it since.
         """
+        messages: list[NetlinkRequest] = []
+        seen, self._seen = self._seen, {}
         for lane in lanes:
             device = host.devices[lane.device or ""]
-            # A client that sets addresses itself also brings its interface up and down.
-            down = (bool(lane.addresses) or lane.link_mtu is not None) and not device.up
-            if lane.up and (down or lane.link_mtu not in (None, device.mtu)):
-                yield link_state(device.index, mtu=lane.link_mtu)
+            # A client that sets addresses itself also brings its interface up, for the first time.
+            managed = bool(lane.addresses) or lane.link_mtu is not None or device.index in seen
+            if not lane.up or not (managed or device.up):
+                continue
+            self._seen[device.index] = lane.link_mtu
+            resized = lane.link_mtu not in (None, device.mtu)
+            if resized or not device.up:
+                messages.append(link_state(device.index, mtu=lane.link_mtu))
+                if seen.get(device.index, ()) == lane.link_mtu:
+                    what = f"had an MTU of {device.mtu}" if device.up else "was set down"
+                    self._tell(lane, f"{lane.device} {what}; it is as it was")
+        return await self._change(messages)
+
+    async def _put_back(
+        self, lanes: Mapping[int, Lane], held: Set[tuple[int, IPAddress]], again: bool
+    ) -> bool:
+        """Put addresses back that a client needs and somebody has removed."""
+        wanted = {
+            (index, address) for index, lane in lanes.items() if lane.up for address in lane.own_addresses
+        }
+        self._own = (self._own & wanted) | (wanted & held)
+        missing = sorted(self._own - held, key=str) if again else []
+        for index, address in missing:
+            self._tell(lanes[index], f"{lanes[index].device} had lost its address {address}; it has it again")
+        return await self._change(host_address(index, address) for index, address in missing)
+
+    def _tell(self, lane: Lane, text: str) -> None:
+        """Log what somebody else has done to an interface, and count it."""
+        self.repairs += 1
+        left = self._healed.at_time(time.monotonic()).take()
+        if left is not None:
+            self._healed = left
+            self._note(f"{text}: another program has changed it", {"tunnel": lane.tunnel})
 
     async def _clear(self, plan: NetworkPlan, host: HostFeatures, held: Sequence[Held]) -> bool:
         messages: list[NetlinkRequest] = []

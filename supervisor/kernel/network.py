@@ -94,10 +94,10 @@ class KernelNetwork:
 
     @property
     def repairs(self) -> Mapping[str, int]:
-        """How often something of ours was put back: by route, rule, table, element, sysctl, and device
-        (its route went with it).
+        """How often something of ours was put back: by route, rule, table, element, sysctl, interface (its
+        address, its MTU, that it is up), and device (its route went with it).
         """
-        return {**self._repairs, "sysctl": self._sysctls.repairs}
+        return {**self._repairs, "sysctl": self._sysctls.repairs, "interface": self._interfaces.repairs}
 
     @property
     def closed_since(self) -> float | None:

@@ -13,15 +13,30 @@ import socket
 from supervisor.probes.targets import ProbePath, bound_socket, probe
 
 _OUTSIDE_ALL_TUNNELS = ProbePath(None, 0)
+MAX_ADDRESSES = 8  # of a name that are asked
 
 
-async def answers(address: str, port: int | None, timeout: float) -> bool:
+async def answers(address: str, port: int | None, timeout: float, name: str | None = None) -> bool:
     """True if the gateway answered within `timeout` seconds. `address` is an IP address; without a `port` it
-    gets an echo request.
+    gets an echo request. With a `name` the addresses that this has now are asked instead, if there are any.
     """
     if port is None:
         target = f"icmp://[{address}]" if ":" in address else f"icmp://{address}"
         return await probe(target, _OUTSIDE_ALL_TUNNELS, timeout) is not None
+    addresses = await _addresses(name, timeout) if name is not None else ()
+    found = await asyncio.gather(*(_accepts(each, port, timeout) for each in addresses or (address,)))
+    return any(found)
+
+
+async def _addresses(name: str, timeout: float) -> tuple[str, ...]:
+    with contextlib.suppress(OSError):
+        async with asyncio.timeout(timeout):
+            found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            return tuple(dict.fromkeys(str(where[0]) for *_, where in found))[:MAX_ADDRESSES]
+    return ()
+
+
+async def _accepts(address: str, port: int, timeout: float) -> bool:
     try:
         async with asyncio.timeout(timeout):
             with (

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import pytest
 
+from supervisor.app.files import Files
 from supervisor.app.first_plan import first_plan
 from supervisor.app.preflight.clock_watch import ClockWatch
 from supervisor.app.preflight.host_watch import (
@@ -56,7 +57,8 @@ async def watching(
     )
     config = host.config()
     daemon, posted = WatchedDaemon(first_plan(config, KINDS)), list[Event]()
-    watch = HostWatch(daemon, KINDS, posted.append, clock)  # type: ignore[arg-type]
+    files = Files(Path("/"), lambda _: None)
+    watch = HostWatch(daemon, KINDS, posted.append, files, clock)  # type: ignore[arg-type]
     watch.set(config)
     task = asyncio.create_task(watch.run())
     try:

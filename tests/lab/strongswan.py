@@ -9,6 +9,7 @@ import subprocess
 import textwrap
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 from tests.lab.pki import Authority
 from tests.lab.servers import PASSWORD, Server
@@ -55,6 +56,7 @@ class StrongSwanServer(Server):
         argv = ("env", f"STRONGSWAN_CONF={self.folder}/strongswan.conf", "/usr/sbin/charon-systemd")
         super().__init__(namespace, directory, "strongswan", argv, "spawning 16 worker threads")
         self._password, self._pool = PASSWORD, "10.79.97.0/24"
+        self._rekeying: dict[str, int] = {}
 
     def start(self) -> None:
         """Start it and load its configuration."""
@@ -71,6 +73,24 @@ class StrongSwanServer(Server):
         self._pool = pool
         self._load()
 
+    def rekey(self, name: str, seconds: int) -> None:
+        """Sessions of this connection that begin from now on get new keys so often, of IKE and of ESP."""
+        self._rekeying[name] = seconds
+        self._load()
+
+    def rekeyed(self, name: str) -> int:
+        """How often IKE SAs of this connection were replaced so far."""
+        return len(re.findall(rf"IKE_SA {name}\[\d+\] rekeyed between", self._said))
+
+    @property
+    def children_rekeyed(self) -> int:
+        """How often child SAs were replaced so far, of all connections."""
+        return len(re.findall(r"outbound CHILD_SA \S+ established", self._said))
+
+    @property
+    def _said(self) -> str:
+        return self.log.read_text(errors="replace")
+
     def end_sessions(self, *names: str) -> None:
         """An administrator ends every session, or those of the connections named: the clients are told."""
         for name in names or ("xauth", "psk", "eap", "certificate"):
@@ -81,14 +101,14 @@ class StrongSwanServer(Server):
         """The logins judged since the server's start, each `accepted` or `refused`; of pre-shared keys
         only the refused ones.
         """
-        verdicts = (
-            match["xauth"] or match["eap"] or "failed"
-            for match in _VERDICTS.finditer(self.log.read_text(errors="replace"))
-        )
+        verdicts = (match["xauth"] or match["eap"] or "failed" for match in _VERDICTS.finditer(self._said))
         return ["accepted" if verdict.startswith("succe") else "refused" for verdict in verdicts]
 
     def _load(self) -> None:
-        (self.folder / "swanctl.conf").write_text(_connections(self.address, self._password, self._pool))
+        tree = _connections(self.address, self._password, self._pool)
+        for name, seconds in self._rekeying.items():
+            add_rekeying(tree["connections"][name], seconds)
+        (self.folder / "swanctl.conf").write_text(render(tree))
         self._swanctl("--load-all", "--noprompt", "--file", str(self.folder / "swanctl.conf"))
 
     def _swanctl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -199,32 +219,34 @@ def _site(address: IPv4Address, local: Tree) -> Tree:
     }
 
 
-def _connections(address: IPv4Address, password: str, pool: str) -> str:
+def add_rekeying(connection: Any, seconds: int) -> None:
+    """Let this end of a connection (swanctl.conf) negotiate new keys so often, for IKE and its children."""
+    every = {"rekey_time": f"{seconds}s", "rand_time": "0s"}
+    connection |= {**every, "over_time": f"{seconds}s"}
+    for child in connection["children"].values():
+        child |= {**every, "life_time": f"{2 * seconds}s"}
+
+
+def _connections(address: IPv4Address, password: str, pool: str) -> dict[str, Any]:
     gateway: Tree = {"auth": "pubkey", "certs": "gateway.pem", "id": "CN=gateway.example.net"}
     keys: Tree = {"auth": "psk", "id": "gateway@example.net"}
-    return render(
-        {
-            "connections": {
-                "xauth": _xauth(address),
-                "psk": _ikev2(address, keys, {"auth": "psk", "id": "facilitator@example.net"}),
-                "eap": _ikev2(
-                    address, gateway, {"auth": "eap-mschapv2", "id": "staff@example.net", "eap_id": "%any"}
-                ),
-                "site": _site(address, keys),
-                "certificate": _ikev2(address, gateway, {"auth": "pubkey", "id": "CN=svc-facilitator"}),
-            },
-            "pools": {"xauth": {"addrs": "10.79.96.0/24"}, "ikev2": {"addrs": pool}},
-            "secrets": {
-                "ike-group": {"id": str(address), "id2": f"keyid:{GROUP}", "secret": GROUP_SECRET},
-                "ike-psk": {
-                    "id": "facilitator@example.net",
-                    "id2": "site@example.net",
-                    "secret": PRESHARED_KEY,
-                },
-                "eap-user": {"id": USER, "secret": password},
-            },
-        }
-    )
+    return {
+        "connections": {
+            "xauth": _xauth(address),
+            "psk": _ikev2(address, keys, {"auth": "psk", "id": "facilitator@example.net"}),
+            "eap": _ikev2(
+                address, gateway, {"auth": "eap-mschapv2", "id": "staff@example.net", "eap_id": "%any"}
+            ),
+            "site": _site(address, keys),
+            "certificate": _ikev2(address, gateway, {"auth": "pubkey", "id": "CN=svc-facilitator"}),
+        },
+        "pools": {"xauth": {"addrs": "10.79.96.0/24"}, "ikev2": {"addrs": pool}},
+        "secrets": {
+            "ike-group": {"id": str(address), "id2": f"keyid:{GROUP}", "secret": GROUP_SECRET},
+            "ike-psk": {"id": "facilitator@example.net", "id2": "site@example.net", "secret": PRESHARED_KEY},
+            "eap-user": {"id": USER, "secret": password},
+        },
+    }
 
 
 def _xauth(address: IPv4Address) -> Tree:

@@ -80,7 +80,9 @@ def thrown_out(lab: Lab, daemon: LabDaemon, name: str, server: StrongSwanServer)
     outage = lab.outage(DATACENTRE_WEB, server.end_sessions, until=daemon.replaced(name))
     print(f"{name}: session ended by the gateway:", outage)
     assert outage.seconds <= 2.0 * NOISE
-    assert daemon.metric("facilitator_tunnel_reconnects_total", tunnel=name, reason="peer-closed") == 1
+    assert daemon.metric("facilitator_tunnel_reconnects_total", tunnel=name, reason="peer-closed") == 1, (
+        daemon.cli("logs", name).stdout[-6000:]
+    )
 
 
 def in_the_dark(lab: Lab, daemon: LabDaemon, name: str) -> None:

@@ -5,6 +5,7 @@ secret lies open meanwhile.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,42 @@ def test_all_of_them_carry_at_once(lab: Lab, config: Config, everyone: Customers
         for customer in everyone.all:
             assert lab.request(f"http://{customer.web}/").status == 200
         assert _secrets_in_the_open(daemon, everyone) == []
+    assert daemon.leftovers() == {}
+
+
+@pytest.fixture
+def without_ipv6(lab: Lab) -> Iterator[None]:
+    """The facilitator's host has IPv6 switched off, as many have."""
+    facilitator = lab.network["facilitator"]
+    kept = facilitator.run("ip", "-6", "route", "show", "proto", "boot").stdout.splitlines()
+    shown = json.loads(facilitator.run("ip", "-6", "-j", "address", "show", "scope", "global").stdout)
+    addresses = [
+        (link["ifname"], f"{each['local']}/{each['prefixlen']}")
+        for link in shown
+        for each in link.get("addr_info", ())
+        if "local" in each
+    ]
+    for name in ("all", "default"):
+        facilitator.run("sysctl", "-w", f"net.ipv6.conf.{name}.disable_ipv6=1")
+    yield
+    for name in ("all", "default"):
+        facilitator.run("sysctl", "-w", f"net.ipv6.conf.{name}.disable_ipv6=0")
+    for interface, address in addresses:
+        facilitator.run("ip", "address", "add", address, "dev", interface, "nodad")
+    for route in kept:
+        facilitator.run("ip", "-6", "route", "add", *route.split(), check=False)
+
+
+@pytest.mark.usefixtures("without_ipv6")
+def test_all_of_them_carry_ipv4_on_a_host_without_ipv6(lab: Lab, config: Config, everyone: Customers) -> None:
+    """Their servers assign and push IPv6 all the same."""
+    with lab.daemon(everyone.config(config)) as daemon:
+        daemon.wait_well(60)
+        for customer in everyone.all:
+            reply = lab.request(f"http://{customer.web}/")
+            assert (customer.name, reply.status) == (customer.name, 200), reply
+        reconnects = {tunnel["name"]: tunnel["reconnects"] for tunnel in daemon.status()["tunnels"]}
+        assert reconnects == dict.fromkeys((customer.name for customer in everyone.all), 0)
     assert daemon.leftovers() == {}
 
 

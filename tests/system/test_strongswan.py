@@ -4,17 +4,24 @@ dark, refused.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.lab import Lab, LabDaemon
 from tests.lab.config import Config
 from tests.lab.servers import PASSWORD
-from tests.lab.strongswan import PRESHARED_KEY, USER, StrongSwanServer
+from tests.lab.strongswan import PRESHARED_KEY, USER, StrongSwanServer, add_rekeying
+from tests.lab.wait import eventually
 from tests.system.ipsec import carries, gateway, in_the_dark, killed, refused, thrown_out, tunnel
+from tunnels.kinds.strongswan.config import parse, render
 
 pytestmark = pytest.mark.root
+
+REKEYING_SECONDS = 20  # from one replacement of keys to the next, in a test
+WATCHED_SECONDS = 70.0
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +84,34 @@ def test_a_wrong_password_is_not_repeated_and_a_right_one_taken(
         lab.set_secret("acme-eap", f"{PASSWORD}\n")
         carries(lab, daemon, "acme-password")
     assert daemon.leftovers() == {}
+
+
+def test_rekeying_is_not_the_end_of_a_session(lab: Lab, config: Config, server: StrongSwanServer) -> None:
+    """Both ends replace their keys, of IKE and of ESP: we for one tunnel, the gateway for the other."""
+    ours: Any = parse(server.swanctl_config("psk"))
+    add_rekeying(ours["connections"]["acme"], REKEYING_SECONDS)
+    lab.set_secret("acme-psk.conf", render(ours))
+    server.rekey("eap", REKEYING_SECONDS)
+    children = server.children_rekeyed
+    replaced = {name: server.rekeyed(name) for name in ("psk", "eap")}
+    with lab.daemon(config) as daemon:
+        for name in ("acme-key", "acme-password"):
+            daemon.wait_for(name, phase="up", health="healthy")
+        before, begun = daemon.sessions(), time.monotonic()
+        eventually(
+            lambda: all(server.rekeyed(name) >= count + 3 for name, count in replaced.items()),
+            WATCHED_SECONDS + 20,
+            "both ends have replaced their IKE SAs three times",
+        )
+        eventually(
+            lambda: time.monotonic() - begun >= WATCHED_SECONDS or daemon.sessions() != before,
+            WATCHED_SECONDS,
+            "the time is over",
+        )
+        assert daemon.sessions() == before, daemon.log.read_text()[-12000:]
+        assert server.children_rekeyed >= children + 4
+        for name in ("acme-key", "acme-password"):
+            assert daemon.tunnel(name)["health"] == "healthy"
+        carries(lab, daemon, "acme-key")
+        server.end_sessions("psk")  # and the end is one
+        eventually(lambda: daemon.sessions()["acme-key"] != before["acme-key"], 10, "it is noticed")

@@ -30,6 +30,7 @@ from tunnels.base import (
     Keep,
     Launch,
     LineSource,
+    NextServer,
     Observation,
     Placement,
     Question,
@@ -167,7 +168,9 @@ class ClientRun:
             and (heard := self._words.get(timeout=max(0.001, deadline - time.monotonic()))) is not None
         ):
             yield heard
-        self._over = True
+        if not self._over:
+            self._over = True
+            yield LineSource.END, ""
 
     def pump(self, until: Callable[[], bool], timeout: float = 15.0) -> None:
         """Feed the dialogue until a condition holds or the client is gone."""
@@ -309,10 +312,23 @@ def describe(answer: Say | Observation) -> str:
             return f"connected|{address}|{peer}|{' '.join(str(route) for route in routes)}{limit}"
         case Question(wanted, text):
             return f"question|{wanted.value}|{text}"
+        case NextServer():
+            return "next-server"
         case Keep(secret):
             return f"keep|{secret}"
         case Failed(reason, text):
             return f"failed|{reason.value}|{text}"
+
+
+def explained(dialogue: Dialogue, *lines: str) -> list[Failed]:
+    """The failures that a client reports which prints these lines and ends: at its end, and not before."""
+    assert not [
+        answer
+        for line in lines
+        for answer in dialogue.receive(LineSource.OUTPUT, line)
+        if isinstance(answer, Failed)
+    ]
+    return [answer for answer in dialogue.receive(LineSource.END, "") if isinstance(answer, Failed)]
 
 
 _SOURCES = {source.value: source for source in LineSource}

@@ -147,10 +147,26 @@ class OpenVPNAuthority:
         return (self.directory / name).read_text()
 
 
+_PUSHED = {
+    "limited": ("session-timeout 3600",),
+    "odd": ("block-outside-dns", "register-dns", "route-ipv6 fd00:99::/200", "route 10.76.0.0 255.255.0.255"),
+    "unusable": ("compress lzo",),
+}
+
+
 class OpenVPNLab:
     """Client and server namespaces, one cable, the certificates; servers start when they are first needed."""
 
-    PORTS = {"udp": 1194, "tcp": 1195, "login": 1196, "token": 1197, "limited": 1198}
+    PORTS = {
+        "udp": 1194,
+        "tcp": 1195,
+        "login": 1196,
+        "token": 1197,
+        "limited": 1198,
+        "odd": 1199,
+        "unusable": 1200,
+        "other-cipher": 1201,
+    }
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -175,8 +191,9 @@ class OpenVPNLab:
         self.server.remove()
 
     def serving(self, name: str) -> OpenVPNServer:
-        """The server `udp`, `tcp`, `login` (udp with passwords), `token` (the same with auth-gen-token) or
-        `limited` (in time).
+        """The server `udp`, `tcp`, `login` (udp with passwords), `token` (the same with auth-gen-token),
+        `limited` (in time), `odd` (pushes what OpenVPN on Linux passes over), `unusable` (pushes what no
+        client can use) or `other-cipher` (has none in common with a client of AES-256-GCM).
         """
         running = self._servers.get(name)
         if running is None or running.process.poll() is not None:
@@ -197,8 +214,10 @@ class OpenVPNLab:
                 str(self.directory / "response"),
                 *(("--auth-gen-token", "3600") if name == "token" else ()),
             )
-        if name == "limited":
-            return "--push", "session-timeout 3600"
+        if name in _PUSHED:
+            return tuple(word for pushed in _PUSHED[name] for word in ("--push", pushed))
+        if name == "other-cipher":
+            return "--data-ciphers", "AES-128-GCM"
         return ("--explicit-exit-notify", "1") if name == "udp" else ()
 
     def remote(self, name: str) -> str:

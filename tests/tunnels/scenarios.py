@@ -134,6 +134,19 @@ OPENVPN = (
         _answers("too many failed logins, you are banned for an hour"),
     ),
     Scenario("login-refused-session", Reason.SESSION_EXPIRED, _login, _answers("SESSION:Session expired")),
+    Scenario(
+        "login-refused-busy", Reason.PEER_CLOSED, _login, _answers("LDAP server is down, try again later")
+    ),
+    Scenario(
+        "login-refused-cipher",
+        Reason.HANDSHAKE,
+        lambda lab: lab.profile(lab.remote("other-cipher"), "data-ciphers AES-256-GCM", "cipher AES-256-GCM"),
+    ),
+    Scenario("pushed-odd", None, lambda lab: lab.profile(lab.remote("odd"))),
+    Scenario("pushed-unusable", Reason.PROTOCOL, lambda lab: lab.profile(lab.remote("unusable"))),
+    Scenario(
+        "second-server-usable", None, lambda lab: lab.profile(lab.remote("unusable"), lab.remote("udp"))
+    ),
     Scenario("login-challenge", None, _login, "ask challenge", answers=(CODE,)),
     Scenario("login-challenge-wrong", Reason.AUTH, _login, "ask challenge", answers=("000000",)),
     Scenario("login-challenge-again", Reason.AUTH, _login, "ask again", answers=("000000",)),

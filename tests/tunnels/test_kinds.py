@@ -26,6 +26,7 @@ from tunnels.base import (
     Keep,
     Launch,
     LineSource,
+    NextServer,
     Placement,
     Question,
     Reason,
@@ -204,12 +205,23 @@ def test_its_program_is_one_of_its_binaries_or_python(kind: AnyKind) -> None:
     assert launch_of(kind).argv[0] in (*kind.binaries, PLACE.python)
 
 
-@given(words=st.lists(st.tuples(st.sampled_from(LineSource), st.text(max_size=80)), max_size=30))
+@given(
+    words=st.lists(
+        st.tuples(
+            st.sampled_from([source for source in LineSource if source is not LineSource.END]),
+            st.text(max_size=80),
+        ),
+        max_size=30,
+    )
+)
 def test_no_word_of_a_client_upsets_it(words: list[tuple[LineSource, str]]) -> None:
     for kind in KINDS.values():
         dialogue = kind.dialogue(tunnel_of(kind), EXAMPLES[kind.name][1])
-        answers = [answer for source, line in words for answer in dialogue.receive(source, line)]
-        assert all(isinstance(answer, Say | Connected | Failed | Question | Keep) for answer in answers)
+        over = (LineSource.END, "")
+        answers = [answer for source, line in (*words, over) for answer in dialogue.receive(source, line)]
+        assert all(
+            isinstance(answer, Say | Connected | Failed | NextServer | Question | Keep) for answer in answers
+        )
         assert all("\n" not in answer.line for answer in answers if isinstance(answer, Say))
         assert sum(isinstance(answer, Failed) for answer in answers) <= 1
 

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from tests.lab.ocserv import USER
 from tests.lab.servers import PASSWORD
-from tests.tunnels.driver import replay
+from tests.tunnels.driver import explained, replay
 from tests.tunnels.openconnect_scenarios import FOLDER, SCENARIOS
 from tunnels import base
-from tunnels.base import Failed, Input, Launch, LineSource, Placement, Reason, Secret
+from tunnels.base import Input, Launch, Placement, Reason, Secret
 from tunnels.driver_dialogue import ProgramDialogue
 from tunnels.kinds.openconnect.client_process import lines_and_prompts, read_ticket
 from tunnels.kinds.openconnect.forms import Interview, Wish
@@ -343,9 +343,7 @@ def test_no_secret_in_what_openconnect_and_we_print(path: Path) -> None:
     ],
 )
 def test_failures_that_the_lab_does_not_make(line: str, reason: Reason | None) -> None:
-    failures = [
-        answer.reason for answer in _dialogue().receive(LineSource.OUTPUT, line) if isinstance(answer, Failed)
-    ]
+    failures = [failed.reason for failed in explained(_dialogue(), line)]
     assert failures == ([] if reason is None else [reason])
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tests.tunnels.driver import replay
-from tunnels.base import Failed, Launch, LineSource, Placement, Reason
+from tests.tunnels.driver import explained, replay
+from tunnels.base import Launch, Placement, Reason
 from tunnels.kinds.openfortivpn.driver import unfit
 from tunnels.kinds.openfortivpn.kind import OPENFORTIVPN, OpenFortiVpn
 
@@ -100,10 +100,7 @@ def test_a_host_without_ppp(tmp_path: Path) -> None:
 
 
 def test_what_to_do_without_ppp_is_said() -> None:
-    (failed,) = OPENFORTIVPN.dialogue(forti(), {}).receive(
-        LineSource.OUTPUT, "facilitator: /dev/ppp is missing"
-    )
-    assert isinstance(failed, Failed)
+    (failed,) = explained(OPENFORTIVPN.dialogue(forti(), {}), "facilitator: /dev/ppp is missing")
     assert (
         failed.text
         == "/dev/ppp is missing: kind: openconnect with protocol: fortinet reaches the same servers "
@@ -126,8 +123,4 @@ def test_every_transcript_is_there() -> None:
 
 @given(st.lists(st.text(max_size=60), max_size=10))
 def test_no_word_upsets_it(lines: list[str]) -> None:
-    dialogue = OPENFORTIVPN.dialogue(forti(), {})
-    assert (
-        sum(isinstance(each, Failed) for line in lines for each in dialogue.receive(LineSource.OUTPUT, line))
-        <= 1
-    )
+    assert len(explained(OPENFORTIVPN.dialogue(forti(), {}), *lines)) <= 1

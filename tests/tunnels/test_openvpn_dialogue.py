@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnels.base import Connected, Failed, LineSource, Question, Reason, Say, Wanted
+from tests.tunnels.driver import explained
+from tunnels.base import Connected, Failed, LineSource, NextServer, Question, Reason, Say, Wanted
 from tunnels.kinds.openvpn.login import Answer, LoginIdentity
 from tunnels.kinds.openvpn.management import PATIENCE, OpenVPNDialogue
 from tunnels.kinds.openvpn.patterns import pushed_routes
@@ -36,7 +37,7 @@ def failed(*lines: str) -> Failed:
         ("EXITING,server-pushed-halt", Reason.KICKED),
         ("EXITING,private-key-password-failure", Reason.KEY),
         ("EXITING,something new", Reason.EXITED),
-        ("RECONNECTING,process-push-msg-failed", Reason.CLIENT_CONFIG),
+        ("EXITING,process-push-msg-failed", Reason.PROTOCOL),
         ("CONNECTED,ERROR", Reason.LOCAL),
         ("CONNECTED,ROUTE_ERROR", Reason.LOCAL),
     ],
@@ -193,8 +194,8 @@ def test_a_renewal_that_fails_is_a_failed_attempt() -> None:
         ">STATE:3,RECONNECTING,server_poll,,,,,",
         ">FATAL:x",
     )
-    assert [type(answer) for answer in answers[-3:]] == [Connected, Say, Failed]
-    assert answers[-2] == Say("hold release")
+    assert [type(answer) for answer in answers[-4:]] == [Connected, Say, NextServer, Failed]
+    assert answers[-3] == Say("hold release")
     assert isinstance(answers[-1], Failed)
     assert answers[-1].reason is Reason.NETWORK
 
@@ -226,7 +227,8 @@ def test_a_code_that_no_server_saw_is_used_for_the_next_one() -> None:
     assert list(dialogue.receive(LineSource.MANAGEMENT, need)) == [Question(Wanted.CODE, "Your token")]
     given = list(dialogue.answer("123456"))
     assert given[1] == Say('password "Auth" SCRV1:cA==:MTIzNDU2', secret=True)
-    assert list(dialogue.receive(LineSource.MANAGEMENT, ">STATE:2,RECONNECTING,server_poll,,,,,")) == []
+    lost_state = ">STATE:2,RECONNECTING,server_poll,,,,,"
+    assert list(dialogue.receive(LineSource.MANAGEMENT, lost_state)) == [NextServer()]
     assert list(dialogue.receive(LineSource.MANAGEMENT, need)) == given
     [lost] = dialogue.receive(
         LineSource.MANAGEMENT, ">STATE:2,RECONNECTING,tls-error,,,,,"
@@ -317,9 +319,8 @@ def test_nothing_is_answered_after_a_refusal() -> None:
     ],
 )
 def test_output_that_explains_itself(line: str, reason: Reason) -> None:
-    [answer] = OpenVPNDialogue(LoginIdentity(None, None)).receive(LineSource.OUTPUT, line)
-    assert isinstance(answer, Failed)
-    assert answer.reason is reason
+    [failed] = explained(OpenVPNDialogue(LoginIdentity(None, None)), line)
+    assert failed.reason is reason
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.tunnels.driver import explained
 from tests.tunnels.test_openvpn import PLACE, TUNNEL
-from tunnels.base import Launch, LineSource, Login
+from tunnels.base import Launch, Login
 from tunnels.kinds.openvpn.kind import OPENVPN
 from tunnels.kinds.openvpn.options import COMMANDS, KEPT, MAY_MATTER, OWNED_BY_DAEMON, REFUSED, SOME_VERSIONS
 
@@ -196,6 +197,5 @@ def test_a_message_about_our_text_names_the_customers_file_and_line(
     said = whole_command_line(tmp_path, launch)
     error = next(each for each in said.splitlines() if "Options error" in each)
     shown = re.sub(r"in \S+\.ovpn:", "in /proc/self/fd/7:", error)
-    dialogue = OPENVPN.dialogue(TUNNEL, inputs)
-    found = [*dialogue.receive(LineSource.OUTPUT, shown), *dialogue.receive(LineSource.OUTPUT, "")]
+    found = explained(OPENVPN.dialogue(TUNNEL, inputs), shown)
     assert f"{TUNNEL.config}:{line}: fragment" in str(found), (shown, found)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from supervisor.core.network.lanes import SHARES
+from tests.tunnels.driver import explained
 from tests.tunnels.test_kinds import IDENTITY
-from tunnels.base import Connected, Failed, Full, LineSource, Placement, Reason
+from tunnels.base import Connected, Full, LineSource, Placement, Reason
 from tunnels.kinds.sshuttle.account import SshAccount
 from tunnels.kinds.sshuttle.kind import Sshuttle, SshuttleDialogue
 from tunnels.kinds.sshuttle.limits import NOT_FULL
@@ -200,9 +201,8 @@ def test_an_identity_that_is_no_key() -> None:
     ],
 )
 def test_output(line: str, reason: Reason) -> None:
-    [answer] = SshuttleDialogue("b").receive(LineSource.OUTPUT, line)
-    assert isinstance(answer, Failed)
-    assert answer.reason is reason
+    [failed] = explained(SshuttleDialogue("b"), line)
+    assert failed.reason is reason
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_output(line: str, reason: Reason) -> None:
     ],
 )
 def test_output_that_means_nothing(line: str) -> None:
-    assert not list(SshuttleDialogue("b").receive(LineSource.OUTPUT, line))
+    assert not explained(SshuttleDialogue("b"), line)
 
 
 def test_ready() -> None:

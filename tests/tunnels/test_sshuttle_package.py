@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tunnels.base import Failed, LineSource, Reason
+from tests.tunnels.driver import explained
+from tunnels.base import Reason
 from tunnels.drivers.cli import Unfit
 from tunnels.kinds.sshuttle import ssnet_patch
 from tunnels.kinds.sshuttle.compatibility import ATTRIBUTES, NAMES, VERSIONS, check
@@ -205,6 +206,5 @@ def test_the_program_ends_with_that_sentence_and_the_daemon_knows_the_reason(tmp
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
     assert "sshuttle.ssnet.SockWrapper.shut_write" in lines[0]
-    [failed] = SshuttleDialogue("host").receive(LineSource.OUTPUT, lines[0])
-    assert isinstance(failed, Failed)
+    [failed] = explained(SshuttleDialogue("host"), lines[0])
     assert (failed.reason, failed.text) == (Reason.MISSING_BINARY, lines[0].removeprefix("facilitator: "))

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tunnels.driver import replay
+from tests.tunnels.driver import explained, replay
 from tests.tunnels.ipsec_lab import FOLDER, SCENARIOS
-from tunnels.base import Connected, Failed, LineSource, Placement, Reason
+from tunnels.base import Connected, LineSource, Placement, Reason
 from tunnels.examination import findings
+from tunnels.kinds.strongswan.associations import far_side, given_addresses
 from tunnels.kinds.strongswan.config import Tree, parse, read_swanctl, render
-from tunnels.kinds.strongswan.driver import configuration, far_side, given_addresses
+from tunnels.kinds.strongswan.driver import configuration
 from tunnels.kinds.strongswan.kind import STRONGSWAN, StrongSwan
 from tunnels.kinds.strongswan.vici import Value
 
@@ -284,8 +285,7 @@ def test_what_charon_said_is_understood(scenario: Any) -> None:
     ],
 )
 def test_words_and_reasons(line: str, reason: Reason) -> None:
-    (failed,) = STRONGSWAN.dialogue(swan(), {"config": CONFIG.encode()}).receive(LineSource.OUTPUT, line)
-    assert isinstance(failed, Failed)
+    (failed,) = explained(STRONGSWAN.dialogue(swan(), {"config": CONFIG.encode()}), line)
     assert failed.reason is reason
 
 
@@ -296,10 +296,7 @@ def test_a_refusal_means_what_we_came_with() -> None:
     )
     reasons = []
     for config, secrets in ((certified, {}), (CONFIG.encode(), {"psk": b"p"})):
-        (failed,) = STRONGSWAN.dialogue(swan(), {"config": config, **secrets}).receive(
-            LineSource.OUTPUT, line
-        )
-        assert isinstance(failed, Failed)
+        (failed,) = explained(STRONGSWAN.dialogue(swan(), {"config": config, **secrets}), line)
         reasons.append(failed.reason)
     assert reasons == [Reason.OUR_CERTIFICATE, Reason.AUTH]
 

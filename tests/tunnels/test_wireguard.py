@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.generic.wireguard import wgmsg
 
-from tests.tunnels.driver import replay
-from tunnels.base import KEY, FileFinding, Launch, LineSource, Placement, Reason
+from tests.tunnels.driver import explained, replay
+from tunnels.base import KEY, FileFinding, Launch, Placement, Reason
 from tunnels.examination import findings
 from tunnels.kinds.wireguard.config import KEEPALIVE_SECONDS, read_profile
 from tunnels.kinds.wireguard.cryptokey_routing import owners
@@ -401,8 +401,8 @@ def test_why_it_cannot_begin(line: str, reason: Reason) -> None:
     tunnel = WIREGUARD.options.model_validate(
         {"name": "acme", "kind": "wireguard", "config": "c", "destinations": ["10.77.0.0/24"]}
     )
-    (failed,) = WIREGUARD.dialogue(tunnel, {}).receive(LineSource.OUTPUT, line)
-    assert getattr(failed, "reason") is reason
+    (failed,) = explained(WIREGUARD.dialogue(tunnel, {}), line)
+    assert failed.reason is reason
 
 
 def test_why_there_is_no_handshake(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,8 @@ driver listens on. The daemon's end is `tunnels.driver_dialogue`.
     to the daemon      {"ask": "password", "id": 1, "text": "Password:"}   {"keep": "SECRET"}
                        {"failed": "auth", "text": ...}
                        {"connected": {"address": ..., "address6": ..., "on_interface": ..., "peer": ...,
-                                      "routes": [...], "agreed": [...], "lasts": ...}}
+                                      "routes": [...], "agreed": [...], "lasts": ...,
+                                      "mtu": ...}}
     from the daemon    {"id": 1, "answer": ...}   {"renew": true}   {"leave": true}
 
 The daemon may restart at any time: after each connection everything that still holds is sent first. Other
@@ -68,7 +69,8 @@ class DaemonChannel:
     def connected(self, **facts: Any) -> None:
         """The tunnel is up. Facts: `assigned` addresses, peer (text), routes (list of networks), agreed
         (the only networks to which packets pass), lasts (seconds until the gateway ends the session),
-        on_interface (True: the client has put the addresses on its interface).
+        on_interface (True: the client has put the addresses on its interface), mtu
+        (bytes, of the interface).
         """
         self._since = time.monotonic()
         self._tell("connected", {"connected": facts})

@@ -86,9 +86,9 @@ def rename(interface: str, name: str) -> None:
         _carry_out(link_state(index, up=False), link_renaming(index, name), link_state(index))
 
 
-def bring_up(interface: str, mtu: int | None = None) -> None:
+def bring_up(interface: str, mtu: int | None = None) -> int:
     """Bring the interface up with this MTU in bytes, closed to what a remote gateway may send to
-    reconfigure this host.
+    reconfigure this host. Returns the MTU, which the daemon keeps from now on (`connected`).
 
     No address: those that a remote gateway assigns exist in source NAT only. OSError: the kernel does not let
     us.
@@ -98,7 +98,9 @@ def bring_up(interface: str, mtu: int | None = None) -> None:
         # No IPv6, or not writable here: the daemon's packet filter drops these messages anyway.
         with contextlib.suppress(OSError):
             Path(f"/proc/sys/net/{setting.format(interface)}").write_text("0")
-    _carry_out(link_state(index, mtu=mtu or DEFAULT_MTU_BYTES))
+    mtu = mtu or DEFAULT_MTU_BYTES
+    _carry_out(link_state(index, mtu=mtu))
+    return mtu
 
 
 def add_address(interface: str, address: Address) -> None:

@@ -16,13 +16,14 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from supervisor.app.engine_view import ReadableEngine
+from supervisor.app.files import Files
 from supervisor.app.preflight.clock_watch import ClockWatch
 from supervisor.app.preflight.requirements import Running, requirements
 from supervisor.config.model import Config
 from supervisor.core.conditions import Condition
 from supervisor.core.events import ClockSet, Event, Noticed
 from supervisor.core.preflight.facts import HostFacts, Requirements
-from supervisor.core.state import TunnelState
+from supervisor.core.state import Phase, TunnelState, Want
 from supervisor.kernel.nft.foreign_tables import ForeignTableReader
 from supervisor.ticks import tick_after
 from tunnels.base import AnyKind
@@ -60,9 +61,10 @@ class HostWatch:
         engine: ReadableEngine,
         kinds: Mapping[str, AnyKind],
         post: Callable[[Event], None],
+        files: Files,
         clock_watch: ClockWatch | None = None,
     ) -> None:
-        self._engine, self._kinds, self._post = engine, kinds, post
+        self._engine, self._kinds, self._post, self._files = engine, kinds, post, files
         self._config: Config | None = None
         self._requirements = Requirements()
         # by tunnel: the gateway that its client was last connected with
@@ -167,7 +169,15 @@ class HostWatch:
             for name, (_, state) in tunnels.items():
                 if name in names and (peer := _address(state.session.peer)) is not None:
                     self._peers[name] = peer
-        return Running(config, self._requirements, self._engine.plan, tuple(self._peers.items()), os.getpid())
+        unreached = tuple(
+            name
+            for name, (_, state) in tunnels.items()
+            if name in names and state.want is Want.UP and state.phase is not Phase.UP
+        )
+        peers = tuple(self._peers.items())
+        return Running(
+            config, self._requirements, self._engine.plan, peers, unreached, self._files, os.getpid()
+        )
 
 
 def _address(text: str | None) -> IPAddress | None:

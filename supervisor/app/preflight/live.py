@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from supervisor.app.preflight import addresses, host, stores
+from supervisor.app.preflight import addresses, host, resolving, stores
 from supervisor.app.preflight.locations import Places
 from supervisor.app.preflight.requirements import Running
 from supervisor.config.model import Config
-from supervisor.core.preflight.facts import ForeignListener, HostFacts, KernelFacts, PacketContext, Setting
+from supervisor.core.preflight.facts import (
+    Endpoint,
+    ForeignListener,
+    HostFacts,
+    KernelFacts,
+    PacketContext,
+    Setting,
+)
 from supervisor.core.preflight.host import CONNTRACK_FULL_RATIO
 from supervisor.kernel.inspect import foreign_rules
 from supervisor.kernel.nft.foreign_tables import ForeignTableReader
@@ -35,6 +42,7 @@ def everything(running: Running, reader: ForeignTableReader, places: Places | No
         routes=host.routes(policies or ()),
         context=context,
         own=addresses.own(running.config, ()),
+        endpoints=_gateways(running),
     )
     return at_a_glance(facts, running, where)
 
@@ -58,6 +66,13 @@ def at_a_glance(facts: HostFacts, running: Running, places: Places | None = None
         synchronised=host.synchronised(),
         absent=frozenset(path for path in needed if not Path(path).exists()),
     )
+
+
+def _gateways(running: Running) -> tuple[Endpoint, ...]:
+    """Of tunnels that should be up and are not: where their gateways are."""
+    failing = {name: running.config.tunnels[name] for name in running.unreached}
+    with resolving.Resolver(resolving.gateways(failing, running.files)) as resolver:
+        return resolver.endpoints()
 
 
 def _kernel(reader: ForeignTableReader) -> KernelFacts | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from supervisor.app.files import Files
 from supervisor.config.model import Config
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.preflight.facts import Requirements
@@ -20,6 +21,8 @@ class Running:
     requirements: Requirements
     plan: NetworkPlan
     peers: tuple[tuple[str, IPAddress], ...]  # tunnel and the gateway that its client was last connected with
+    unreached: tuple[str, ...]  # tunnels that should be up and are not
+    files: Files  # reads what these tunnels' profiles name
     pid: int
 
 

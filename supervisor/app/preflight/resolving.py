@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
@@ -27,15 +28,29 @@ _PROXIES = ("http-proxy", "socks-proxy")
 Named = tuple[str, str]  # what it is, and its name or address
 
 
-def names(config: Config, files: Files) -> tuple[Named, ...]:
-    """The hosts that clients and alerting connect to, each once. Unreadable profiles are skipped: another
-    check reports them.
+def gateways(tunnels: Mapping[str, Tunnel], files: Files) -> tuple[Named, ...]:
+    """The hosts that clients connect to, each once. Unreadable profiles are skipped: another check reports
+    them.
     """
-    found = [
-        (f"{name}: far side", host)
-        for name, tunnel in config.tunnels.items()
-        for host in _hosts(tunnel, files)
-    ]
+    return tuple(
+        dict.fromkeys(
+            (f"{name}: far side", host) for name, tunnel in tunnels.items() for host in _hosts(tunnel, files)
+        )
+    )
+
+
+def literal(tunnels: Mapping[str, Tunnel], files: Files) -> tuple[Endpoint, ...]:
+    """Those that are addresses and no names."""
+    found = []
+    for what, host in gateways(tunnels, files):
+        with contextlib.suppress(ValueError):
+            found.append(Endpoint(what, host, (ip_address(host),)))
+    return tuple(found)
+
+
+def names(config: Config, files: Files) -> tuple[Named, ...]:
+    """The hosts that clients and alerting connect to, each once."""
+    found = list(gateways(config.tunnels, files))
     if config.alerts.pagerduty is not None:
         found.append(("alerts.pagerduty", urlsplit(config.alerts.pagerduty.url).hostname or ""))
     return tuple(dict.fromkeys(found))

@@ -39,6 +39,7 @@ class ProbedGateway:
 
     address: str
     port: int | None  # TCP port that answers everybody; None: echo requests
+    name: str | None = None  # asked for its addresses before each probe of the port: the gateway may move
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +137,15 @@ class EndpointWatch:
         }
         for name, (tunnel, state) in snapshot.tunnels.items():
             if state.session.peer is not None and _is_address(state.session.peer):
-                self._gateways[name] = ProbedGateway(
-                    state.session.peer, self._kinds[tunnel.kind].tcp_port(tunnel)
-                )
+                self._gateways[name] = self._gateway(tunnel, state.session.peer)
         known = set(self._gateways.values())
         self._records = {gateway: record for gateway, record in self._records.items() if gateway in known}
+
+    def _gateway(self, tunnel: Tunnel, peer: str) -> ProbedGateway:
+        kind = self._kinds[tunnel.kind]
+        port, host = kind.tcp_port(tunnel), kind.endpoint(tunnel)
+        named = port is not None and host is not None and not _is_address(host)
+        return ProbedGateway(peer, port, host if named else None)
 
     def _due(self, snapshot: Snapshot, now: float) -> dict[ProbedGateway, bool]:
         """The gateways to probe now, and whether one of their tunnels fails."""
@@ -174,7 +179,7 @@ class EndpointWatch:
 
     async def _probe(self, gateway: ProbedGateway, suspect: bool, gate: asyncio.Semaphore) -> None:
         async with gate:
-            answered = await answers(gateway.address, gateway.port, ANSWER_TIMEOUT_SECONDS)
+            answered = await answers(gateway.address, gateway.port, ANSWER_TIMEOUT_SECONDS, gateway.name)
         now = asyncio.get_running_loop().time()
         self._records[gateway] = self._record(gateway).after(answered, now, suspect)
 

@@ -10,6 +10,7 @@ from ipaddress import ip_network
 from supervisor.core.diagnosis.checks import Check, CheckStatus, takes
 from supervisor.core.diagnosis.query import Evidence, PacketPath
 from supervisor.core.netfilter.values import Truth
+from supervisor.core.preflight.addresses import inside
 from supervisor.core.preflight.crossing import Aim, Case, cases, hits
 from supervisor.core.preflight.facts import HostFacts
 from supervisor.core.preflight.firewalls import hints, sentence, stopped
@@ -23,6 +24,7 @@ def obstacles(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
     host = evidence.kernel.others
     if host is None:
         return
+    yield from _gateway(path, host)
     yield from _firewalls(evidence, path, host)
     if path.lane.device is not None:
         yield from _rules(evidence, path, host)
@@ -32,6 +34,13 @@ def obstacles(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
             Check("kernel setting", f"{each.text}; to do: {each.hint}", CheckStatus.PROBLEM)
             for each in of_devices(host, version)
         )
+
+
+def _gateway(path: PacketPath, host: HostFacts) -> Iterator[Check]:
+    """The remote gateway of the tunnel, where no packet to it can leave: it lies behind a tunnel itself."""
+    for endpoint in host.endpoints:
+        if endpoint.what.startswith(f"{path.lane.tunnel}: "):
+            yield from (Check("gateway", each.text, CheckStatus.PROBLEM) for each in inside(endpoint, host))
 
 
 def _staff(evidence: Evidence, path: PacketPath) -> tuple[IPNetwork, ...]:

@@ -51,7 +51,8 @@ class Lane:
     draining: bool = False  # it takes no new flows; those that are in it go on
     # Assigned by the remote gateway, while up: they exist in source NAT only. None: masquerade.
     addresses: tuple[IPAddress, ...] = ()
-    link_mtu: int | None = None  # bytes: the MTU to give the device, where its client leaves that to us
+    own_addresses: tuple[IPAddress, ...] = ()  # that the client has put on the device, and needs there
+    link_mtu: int | None = None  # bytes: the MTU that the device must have; None: what its client gives it
     gateway: str | None = None  # address of the remote gateway, while up
     share: int = 0  # connections to the port that one source may hold, one of SHARES; 0: as many as it likes
 
@@ -208,7 +209,7 @@ def _lane(
     number = lane_of(first, session.slot)
     if share is not None:
         return Lane(tunnel.name, number, None, up, session.port if up else None, manner, share=share)
-    assigned = tuple(session.assigned) if up and not session.on_interface else ()
+    assigned = tuple(session.assigned) if up else ()
     return Lane(
         tunnel.name,
         number,
@@ -216,7 +217,8 @@ def _lane(
         up,
         manner=manner,
         mtu=session.path_mtu,
-        addresses=assigned,
+        addresses=() if session.on_interface else assigned,
+        own_addresses=assigned if session.on_interface else (),
         link_mtu=session.link_mtu if up else None,
         gateway=session.peer if up else None,
     )

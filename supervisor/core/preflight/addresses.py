@@ -19,16 +19,23 @@ from tunnels.networks import IPAddress, IPNetwork
 def endpoints(facts: HostFacts) -> Iterator[Finding]:
     """Can the remote gateways be resolved, and reached without a tunnel?"""
     for endpoint in facts.endpoints:
-        inside = list(_inside(endpoint, facts))
-        yield from inside
+        found = list(inside(endpoint, facts))
+        yield from found
         if endpoint.error is not None:
             text = f"{endpoint.what}: {endpoint.name}: {endpoint.error}"
             yield problem("endpoints", text, f"getent ahosts {endpoint.name}; cat /etc/resolv.conf")
-        elif not inside:
+        elif not found:
             yield ok("endpoints", f"{endpoint.what}: {_named(endpoint.name, *endpoint.addresses)}")
 
 
-def _inside(endpoint: Endpoint, facts: HostFacts) -> Iterator[Finding]:
+def enclosed(facts: HostFacts) -> Iterator[Finding]:
+    """The remote gateways that lie inside a destination."""
+    for endpoint in facts.endpoints:
+        yield from inside(endpoint, facts)
+
+
+def inside(endpoint: Endpoint, facts: HostFacts) -> Iterator[Finding]:
+    """A finding for each of its addresses that a destination covers."""
     for address in endpoint.addresses:
         for tunnel, network in facts.requirements.destinations:
             if address in network:

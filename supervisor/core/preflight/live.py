@@ -29,6 +29,7 @@ _CHECKS: Mapping[str, PreflightCheck] = MappingProxyType(
         "third-party-firewall": firewalls.firewalls,
         "third-party-rule": routing.rules,
         "address-collision": addresses.addresses,
+        "gateway-inside-destination": addresses.enclosed,
         "kernel-settings": host.settings,
         "conntrack-table": host.tracked,
         "tun-device": host.tun,

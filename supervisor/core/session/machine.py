@@ -23,7 +23,7 @@ from supervisor.core.session.health import blind, filled, halted, nothing_behind
 from supervisor.core.session.liveness import ROUNDS, UNPROVEN_ROUNDS, blamed, forgotten, missed
 from supervisor.core.session.retry import stable
 from supervisor.core.state import Asking, Failure, Leg, Phase, RecoveryStep, SessionState, connected
-from tunnels.base import Connected, Failed, Full, Question, Reason, Wanted
+from tunnels.base import Connected, Failed, Full, NextServer, Question, Reason, Wanted
 
 ANSWER_SECONDS = 300.0  # that a person has to answer a question of the remote gateway
 # After a code was given to a client that is up, until packets must pass again: the rest of the renegotiation.
@@ -108,6 +108,8 @@ def _said(c: StepContext, session: SessionState, event: ev.ClientSaid) -> Sessio
             return _asked(c, session, event.what)
         case Full():
             return SessionStep(filled(c.tunnel, session, event.what.text, c.now))
+        case NextServer():
+            return _next_server(c, session)
         case Failed():
             failed = _failed(c, session, event.what.reason, _explained(session, event.what))
             return terminated(c, failed, event.what.reason)
@@ -146,6 +148,13 @@ def _asked(c: StepContext, session: SessionState, question: Question) -> Session
     known = None if session.phase is Phase.STARTING else session.deadline
     deadline = until if known is None else min(until, known)
     return SessionStep(replace(session, asking=Asking(question, until), deadline=deadline))
+
+
+def _next_server(c: StepContext, session: SessionState) -> SessionStep:
+    """It makes progress; its client ends by itself after the last one."""
+    if session.phase is not Phase.STARTING:
+        return SessionStep(session)
+    return SessionStep(replace(session, deadline=c.now + c.kind.start_timeout))
 
 
 def _answered(c: StepContext, session: SessionState, event: ev.Answered) -> SessionStep:

@@ -11,6 +11,8 @@ import signal
 from asyncio import StreamReader
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 PROMPT_SECONDS = 0.05  # text without an end of line for so long is a prompt
 HANG_UP_SECONDS = 1.0  # in which a server that has locked us out closes a connection
@@ -75,6 +77,23 @@ async def read_ticket(stream: StreamReader, other: Callable[[str], None]) -> dic
         else:
             other(line)
     return ticket
+
+
+def host_and_port(url: str) -> tuple[str, int]:
+    """Of HOST[:PORT], with or without https:// before it and a path behind."""
+    found = urlsplit(url if "//" in url else f"//{url}")
+    try:
+        return found.hostname or "", found.port or 443
+    except ValueError:
+        return found.hostname or "", 443
+
+
+def is_address(host: str) -> bool:
+    """It is no name."""
+    try:
+        return bool(ip_address(host))
+    except ValueError:
+        return False
 
 
 async def hangs_up(host: str, port: int) -> bool:

@@ -30,12 +30,15 @@ from pathlib import Path
 from tunnels.drivers.channel import DaemonChannel, assigned
 from tunnels.drivers.cli import end_like, say
 from tunnels.drivers.netlink import bring_up
+from tunnels.drivers.reachable import reachable
 from tunnels.drivers.vpnc_script import COMMAND, Call, Script
 from tunnels.kinds.openconnect import browser
 from tunnels.kinds.openconnect.client_process import (
     TICKET_PARTS,
     hangs_up,
+    host_and_port,
     in_own_group,
+    is_address,
     kill,
     lines_and_prompts,
     read_ticket,
@@ -50,6 +53,7 @@ LEAVE_SECONDS = 0.05  # after SIGTERM in which the daemon's `leave` may still ar
 # about twice as long.
 DPD_SECONDS = 4
 BROWSER = "/bin/echo"  # openconnect runs it with the address to open
+KEPT_SECONDS = 3.0  # for the address of the login to accept a connection, before the name is asked again
 # run by a shell; the other reasons need no action
 SCRIPT = f"case $reason in connect|reconnect) exec {COMMAND};; esac"
 
@@ -98,6 +102,7 @@ class OpenconnectSession:
         self._lasts: float | None = None  # seconds from then, as the server announced
         self._progress = Progress()
         self._ending = self._leaving = False
+        self._unreachable = False  # no address of the server's name accepts a connection
         self._stopped = False  # openconnect got a signal from us
 
     async def run(self) -> int:
@@ -117,7 +122,7 @@ class OpenconnectSession:
         if self._ending:
             return 0
         code = await self._connect(ticket)
-        await self._conclude_session(code, resumed)
+        await self._conclude_session(code, ticket if resumed else {})
         return code
 
     def _kept(self) -> Ticket | None:
@@ -145,7 +150,10 @@ class OpenconnectSession:
             "--servercert": self._options.pin,
         }
         words = [word for name, value in optional.items() if value is not None for word in (name, value)]
-        client = await self._spawn("--authenticate", *words, self._options.server, stdout=PIPE, stderr=PIPE)
+        here = await self._resolve(self._options.server)
+        client = await self._spawn(
+            "--authenticate", *here, *words, self._options.server, stdout=PIPE, stderr=PIPE
+        )
         assert client.stdout is not None
         assert client.stderr is not None
         ticket, _ = await asyncio.gather(
@@ -158,6 +166,8 @@ class OpenconnectSession:
     async def _connect(self, ticket: Ticket) -> int:
         """Run the session to its end; returns the exit code."""
         pin = self._options.pin or ticket.get("FINGERPRINT")
+        url = _url(ticket) or self._options.server
+        here = await self._resolve(url, ticket.get("RESOLVE", ""))
         client = await self._spawn(
             "--cookie-on-stdin",
             "--interface",
@@ -170,8 +180,8 @@ class OpenconnectSession:
             "--force-dpd",
             str(DPD_SECONDS),
             *(("--servercert", pin) if pin else ()),
-            *(("--resolve", ticket["RESOLVE"]) if ticket.get("RESOLVE") else ()),
-            ticket.get("CONNECT_URL") or ticket.get("HOST") or self._options.server,
+            *here,
+            url,
             stdout=PIPE,
             stderr=STDOUT,
         )
@@ -180,6 +190,20 @@ class OpenconnectSession:
         async for line, _ in lines_and_prompts(client.stdout):
             self._heard(line)
         return await client.wait()
+
+    async def _resolve(self, url: str, kept: str = "") -> tuple[str, ...]:
+        """The option that names the address to use: the one of the login (`kept`, HOST:ADDRESS) while it
+        answers, else one that the name has now. openconnect itself waits minutes for a silent one.
+        """
+        host, port = host_and_port(url)
+        if is_address(host):
+            return ()
+        _, _, before = kept.partition(":")
+        if before and await reachable(before, port, KEPT_SECONDS) is not None:
+            return "--resolve", kept
+        address = await reachable(host, port)
+        self._unreachable = address is None
+        return () if address is None else ("--resolve", f"{host}:{address}")
 
     async def _spawn(self, *words: str, stdout: int, stderr: int) -> Process:
         """Start openconnect in a process group of its own: a signal to ours must not make it log off. It
@@ -276,10 +300,10 @@ class OpenconnectSession:
 
     def _called(self, call: Call) -> None:
         """Our script was run: bring the interface up before openconnect passes the first packet."""
-        bring_up(self._options.device, self._options.mtu or call.mtu)
+        mtu = bring_up(self._options.device, self._options.mtu or call.mtu)
         self._up_since, self._lasts = time.monotonic(), call.lasts
         self._talk.connected(
-            **assigned(call.addresses), peer=call.gateway, routes=list(call.routes), lasts=call.lasts
+            **assigned(call.addresses), peer=call.gateway, routes=list(call.routes), lasts=call.lasts, mtu=mtu
         )
 
     def _renew(self) -> None:
@@ -314,22 +338,36 @@ class OpenconnectSession:
         elif self._progress.reached is not None:
             await self._conclude_handshake()
 
-    async def _conclude_session(self, code: int, resumed: bool) -> None:
-        if self._leaving or self._progress.farewell is not None or code == REFUSED_CODE:
+    async def _conclude_session(self, code: int, kept: Ticket) -> None:
+        """`kept`: of an earlier login; empty: this one logged in."""
+        other_key = self._progress.other_key and self._options.pin is None
+        over = self._leaving or self._progress.farewell is not None or code == REFUSED_CODE
+        if over or other_key or (self._unreachable and self._is_elsewhere(kept)):
             self._talk.keep("")  # the cookie is worthless now
-        if self._stopped or code < 0:
+        if other_key:
+            self._talk.failed("session-expired", "the server has another key than at the login")
+        elif self._stopped or code < 0:
             return
-        if code == REFUSED_CODE:
-            say(cookie_refused(resumed or self._up_since is not None))
+        elif code == REFUSED_CODE:
+            say(cookie_refused(bool(kept) or self._up_since is not None))
         elif self._up_since is None:
             await self._conclude_handshake()
         else:
             say(self._progress.session_end(time.monotonic() - self._up_since, self._lasts))
 
+    def _is_elsewhere(self, kept: Ticket) -> bool:
+        """The login led to another host than the configured one, which may know a third one by now."""
+        return bool(kept) and host_and_port(_url(kept))[0] != host_and_port(self._options.server)[0]
+
     async def _conclude_handshake(self) -> None:
         reached = self._progress.reached
         hung_up = reached is not None and await hangs_up(*reached)
         say(self._progress.handshake_failure(hung_up, self._options.certificate is not None))
+
+
+def _url(ticket: Ticket) -> str:
+    """Where the login led to; empty: it did not say."""
+    return ticket.get("CONNECT_URL") or ticket.get("HOST") or ""
 
 
 if __name__ == "__main__":

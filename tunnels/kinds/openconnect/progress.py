@@ -19,6 +19,7 @@ _BROKEN = re.compile(
     r"failure|(?:read|write) error)"
     r"|Failed to open HTTPS"
 )
+_OTHER_KEY = re.compile(r"None of the \d+ fingerprint\(s\) ")
 _EXPIRED = re.compile(r"Client certificate has expired at: (.*)")
 _DISMISSED = re.compile(
     r"(?:Received server disconnect|received server terminate|Session terminated by server)(?:.*'(.+)')?"
@@ -34,6 +35,7 @@ class Progress:
     broken: bool = False  # the connection broke
     expired: str = ""  # when our certificate expired
     farewell: str | None = None  # the server ended the session, with these words
+    other_key: bool = False  # the server's key is not the one that openconnect was told
 
     def see(self, line: str) -> None:
         """Take one line of openconnect."""
@@ -43,6 +45,7 @@ class Progress:
             self.farewell = self.farewell or match[1] or ""
         elif match := _EXPIRED.match(line):
             self.expired = match[1]
+        self.other_key = self.other_key or _OTHER_KEY.match(line) is not None
         self.secured = self.secured or _SECURED.match(line) is not None
         self.broken = self.broken or _BROKEN.match(line) is not None
 

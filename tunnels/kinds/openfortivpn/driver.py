@@ -71,9 +71,10 @@ class OpenfortivpnSession:
         if match := _ADDRESS.search(line):
             self._address = match[1]
         elif "Tunnel is up and running" in line:
-            if self._options.mtu is not None:
-                bring_up(self._options.device, self._options.mtu)
-            self._talk.connected(address=self._address, on_interface=True)
+            mtu = self._options.mtu
+            if mtu is not None:
+                bring_up(self._options.device, mtu)
+            self._talk.connected(address=self._address, on_interface=True, mtu=mtu)
 
 
 def unfit(ppp: str = "/dev/ppp", pppd: str = "/usr/sbin/pppd") -> str | None:

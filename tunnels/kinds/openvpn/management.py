@@ -1,12 +1,14 @@
 """Understands OpenVPN's management socket and log, and controls it.
 
-    lines -> OpenVPNDialogue.receive -> Say (to the socket) | Connected | Failed | Question | Keep
+    lines -> OpenVPNDialogue.receive -> Say (to the socket) | Connected | NextServer | Failed | ...
 
 OpenVPN's exit code proves nothing, so everything is read from the STATE lines. With `--management-hold` it
 waits for us before each attempt. It is released while untried servers are left, for the answer to a
 challenge, and when we told it to reconnect; never after it was connected and never after a refusal. The log
 comes over the socket too (`log on`), in order with the states; what it prints before the socket exists comes
-as OUTPUT. The protocol: doc/management-notes.txt of OpenVPN.
+as OUTPUT. A line of the log explains the end of an attempt or of the process; it never is that end: OpenVPN
+goes on after many an `Options error` about what was pushed. The protocol: doc/management-notes.txt of
+OpenVPN.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tunnels.base import Connected, Failed, IPNetwork, LineSource, Reason, Say
+from tunnels.base import Connected, Failed, IPNetwork, LineSource, NextServer, Reason, Say
 from tunnels.failure_patterns import explanation
 from tunnels.kinds.openvpn.login import Answer, Credentials, LoginIdentity
 from tunnels.kinds.openvpn.patterns import (
@@ -39,7 +41,11 @@ _RETRYABLE = _UNSEEN | {
     Reason.HANDSHAKE,
     Reason.PEER_TIMEOUT,
     Reason.OUR_CERTIFICATE,
+    Reason.CERTIFICATE,
+    Reason.PROTOCOL,
 }  # another server of the profile may do better
+# ends without a reason of their own, which a decisive line of the log explains
+_UNEXPLAINED = frozenset({Reason.HANDSHAKE, Reason.PROTOCOL, Reason.KEY})
 # looks like this when the server waits for somebody in vain
 _MUTE = frozenset({Reason.HANDSHAKE, Reason.PEER_TIMEOUT})
 _STOPPED = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "exit-with-notification"})  # it was told to end
@@ -104,6 +110,7 @@ class OpenVPNDialogue:
         self._named = named
         self._pushed = _Pushed()
         self._hint: Failed | None = None  # what the log said about the attempt that runs
+        self._decisive: Failed | None = None  # the same, where the line explains an end by itself
         self._lost: Failed | None = None  # why the last attempt ended, if another may follow
         self._connected = False
         self._failed = False
@@ -131,7 +138,9 @@ class OpenVPNDialogue:
     def _understand(self, source: LineSource, line: str) -> Iterator[Answer]:
         if source is LineSource.MANAGEMENT:
             yield from self._management(line)
-        elif source is LineSource.OUTPUT and (failed := explanation(FATAL, line)):
+        elif source is LineSource.OUTPUT:
+            self._note(line)
+        elif source is LineSource.END and (failed := self._lost or self._decisive):
             yield failed
 
     # --- by kind of line
@@ -198,10 +207,13 @@ class OpenVPNDialogue:
             self._pushed = _Pushed()
         elif _ASKS_FOR_PUSH.search(line):
             yield from self._asks_again()
-        elif failed := explanation(FATAL, line):
-            yield failed
-        elif hint := explanation(HINT, line):
-            self._hint = hint
+        else:
+            self._note(line)
+
+    def _note(self, line: str) -> None:
+        """Remember what a line of the log explains; of the decisive ones the first counts."""
+        self._decisive = self._decisive or explanation(FATAL, line)
+        self._hint = explanation(HINT, line) or self._hint
 
     # --- what they mean
     # ------------------------------------------------------------------------------------------------------
@@ -222,7 +234,7 @@ class OpenVPNDialogue:
         self, when: str, state: str, detail: str, address: str, peer: str, address6: str
     ) -> Iterator[Answer]:
         if state == "CONNECTED" and detail == "SUCCESS":
-            self._connected, self._lost, self._hint = True, None, None
+            self._connected, self._lost, self._hint, self._decisive = True, None, None, None
             self._login.accepted()
             yield Connected(
                 address or None,
@@ -262,7 +274,7 @@ class OpenVPNDialogue:
             else None
         )
         retryable = failed.reason in (_UNSEEN if self._login.spent else _RETRYABLE) and not self._connected
-        self._hint = None
+        self._hint = self._decisive = None
         if question is not None or detail == RENEW:
             self._connected, self._lost = False, None
             yield from question or ()
@@ -272,12 +284,15 @@ class OpenVPNDialogue:
             self._lost = failed
             if failed.reason in _UNSEEN:
                 self._login.unused()
+            yield NextServer()
 
     def _explain(self, detail: str) -> Failed:
         """The end of an attempt in our words: its hint in the log knows more than its STATE."""
         failed = explanation(STATE, detail)
         if failed is None:
-            return Failed(Reason.EXITED, f"openvpn ended: {detail}")
+            return self._decisive or Failed(Reason.EXITED, f"openvpn ended: {detail}")
+        if self._decisive is not None and failed.reason in _UNEXPLAINED:
+            return _because(failed, self._decisive)
         if failed.reason is Reason.HANDSHAKE and self._connected:
             return Failed(Reason.PEER_CLOSED, f"the connection to the server broke ({detail})")
         if self._hint is not None and failed.reason in _RETRYABLE:
@@ -287,3 +302,12 @@ class OpenVPNDialogue:
                 Reason.CHALLENGE, f"nobody did in time what the server asks for: {self._login.unanswered}"
             )
         return failed
+
+
+def _because(failed: Failed, decisive: Failed) -> Failed:
+    """The end of an attempt with the line of the log that explains it. What a server pushed is never a fault
+    of our configuration.
+    """
+    if failed.reason is Reason.PROTOCOL:
+        return Failed(failed.reason, f"{failed.text}: {decisive.text}")
+    return decisive

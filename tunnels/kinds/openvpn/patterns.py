@@ -15,10 +15,10 @@ from types import MappingProxyType
 from tunnels.base import Failed, IPNetwork, Reason
 from tunnels.failure_patterns import explanation, table
 
-# A log line that explains a failure by itself, wherever it comes from: pattern, reason, text ({0} is the
-# match). First match wins.
+# A log line that explains an end by itself, if there is one: pattern, reason, text ({0} is the match). First
+# match wins.
 FATAL = table(
-    (r"(?<=Options error: ).*", Reason.CLIENT_CONFIG, "{0}"),
+    (r"(?<=Options error: ).*|(?<=OPTIONS ERROR: ).*", Reason.CLIENT_CONFIG, "{0}"),
     (r"^(?:Cipher|Message hash algorithm) .* not (?:supported|found).*", Reason.CLIENT_CONFIG, "{0}"),
     (r"ERROR: Cannot ioctl TUNSETIFF .*busy.*", Reason.LOCAL, "{0}"),
     (r"ERROR: Cannot ioctl TUNSETIFF .*not permitted.*", Reason.MISSING_RIGHT, "{0}"),
@@ -92,22 +92,42 @@ STATE = table(
         Reason.HANDSHAKE,
         "the server refused the handshake without a word (certificate, tls key, clock?)",
     ),
-    (r"process-push-msg-failed", Reason.CLIENT_CONFIG, "what the server pushed cannot be used"),
+    (r"process-push-msg-failed", Reason.PROTOCOL, "what the server pushed cannot be used"),
 )
 # What a server says when it refuses a login for another reason than a wrong account.
 _REFUSAL = table(
     (r"(?i)^SESSION:? *(.*)", Reason.SESSION_EXPIRED, "the session that was kept is over: {1}"),
     (
-        r"(?i)^.*(?:licen[sc]e|concurrent|too many (?:\w+ "
-        r")?(?:sessions|connections|clients|users)|session limit|no free address).*",
+        r"(?i)^.*(?:licen[sc]e|concurrent|too many (?:\w+ )?(?:sessions|connections|clients|users)|session limit"
+        r"|no (?:free|more|available) (?:\w+ )?address|pool (?:is )?(?:exhausted|full|empty)"
+        r"|server (?:is )?(?:full|at capacity)|max-clients).*",
         Reason.FAR_END_FULL,
         "{0}",
+    ),
+    (
+        r"(?i)^.*(?:no (?:shared|common) cipher|cipher negotiation|negotiate (?:a )?cipher|no (?:shared|common) "
+        r"protocol|unsupported (?:cipher|protocol|client|version)|tls version|compression).*",
+        Reason.HANDSHAKE,
+        "the server and we have no cryptography or settings in common: {0}",
+    ),
+    (
+        r"(?i)^.*\b(?:client )?certificate (?:\w+ ){0,3}(?:expired|revoked|invalid|unknown|not (?:yet )?valid)\b.*",
+        Reason.OUR_CERTIFICATE,
+        "the server refuses our certificate, it says: {0}",
     ),
     (
         r"(?i)^.*(?:banned|too many (?:\w{1,20} ){0,4}(?:attempts|logins|failures)|temporarily "
         r"(?:blocked|locked)).*",
         Reason.BANNED,
         "{0}",
+    ),
+    (
+        r"(?i)^.*(?:\b(?:try|retry) (?:it )?(?:again )?later|\bbusy\b|overload|maintenance|shutting down|restarting"
+        r"|temporar(?:y|ily)|not (?:yet )?ready|unavailable|internal (?:server )?error|time[d ]*out"
+        r"|(?:ldap|radius|backend|database|server agent|authentication server|plug-?in)\b.*\b(?:fail\w*|error|down"
+        r"|unreachable|initiali[sz]ation)).*",
+        Reason.PEER_CLOSED,
+        "the server cannot serve us for the moment: {0}",
     ),
 )
 _TEMPORARY = re.compile(r"TEMP(?:\[[^\]]*\])?(?::(.*))?")

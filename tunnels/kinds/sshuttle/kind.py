@@ -34,6 +34,7 @@ from tunnels.base import (
     Secret,
     Tunnel,
 )
+from tunnels.failure_patterns import Explanations
 from tunnels.kinds.sshuttle.account import SshAccount
 from tunnels.kinds.sshuttle.failures import explained
 from tunnels.kinds.sshuttle.keys import UserCertificate, read_certificate, read_private_key, text_of_key
@@ -277,25 +278,25 @@ _FULL = re.compile(rf"facilitator: (?:(full: .*)|{NOT_FULL})")
 
 
 class SshuttleDialogue:
-    """The dialogue of one sshuttle process. Reports each failure once and is silent after it."""
+    """The dialogue of one sshuttle process. A failure is reported when the process has ended."""
 
     def __init__(self, host: str, certificate: str = "") -> None:
         """`host`: where our connection goes. `certificate`: what is to be added where the key is refused."""
         self._host, self._certificate = host, certificate
         self._connected = False
-        self._failed = False
+        self._explanations = Explanations(explained)
 
     def receive(self, source: LineSource, line: str) -> Iterator[Observation]:
         """Take one line and return what it means."""
-        if self._failed:
-            return
         if source is LineSource.NOTIFY and line == "READY=1":
             self._connected = True
+            self._explanations.connected()
             yield Connected(peer=self._host)
         elif source is LineSource.OUTPUT and (said := _FULL.fullmatch(line)):
             yield Full(said[1])
-        elif source is LineSource.OUTPUT and (failed := explained(line)):
-            self._failed = True
+        elif source is LineSource.OUTPUT:
+            self._explanations.hear(line)
+        elif source is LineSource.END and (failed := self._explanations.failure):
             # the same message, but the handshake was long ago
             broke = self._connected and failed.reason is Reason.HANDSHAKE
             if failed.reason is Reason.KEY:

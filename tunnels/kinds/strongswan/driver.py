@@ -22,13 +22,14 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network, summarize_address_range
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 from tunnels.drivers.channel import DaemonChannel, assigned
 from tunnels.drivers.cli import end_like, parser
 from tunnels.drivers.netlink import add_address, bring_up, forget_rules, rename
+from tunnels.kinds.strongswan.associations import established, far_side, given_addresses
 from tunnels.kinds.strongswan.vici import Message, Vici, ViciError
 
 CHARON = ("setpriv", "--pdeathsig", "KILL", "charon-systemd")  # it does not outlive the driver
@@ -38,6 +39,7 @@ RETRIES = 4  # of a packet: a dead gateway is given up after 11 s
 RETRIES_OF_SEVERAL = 3  # after 7 s, where others are left to be tried
 LOGOUT_MS = 1_000  # for the gateway to confirm the end
 FIRST_TABLE = 0x46000000  # plus our pid: a routing table that no rule refers to
+REPLACING_SECONDS = 0.2  # in which a new IKE SA takes over the children of the one that it replaces
 _NEVER = "0x7fabcdef/0xffffffff"  # no packet has this mark: for the moment until charon's rule is deleted
 _PLUGINS = (
     "random nonce openssl pem pkcs1 pkcs7 pkcs8 pkcs12 x509 pubkey constraints revocation aes sha1 sha2 "
@@ -56,6 +58,11 @@ class CharonSession:
         self._stopping = False  # SIGTERM has come
         self._vici: Vici | None = None
         self._sessions: list[Message] = []  # as charon has listed them (list-sa)
+        self._changed = (
+            asyncio.Event()
+        )  # a security association has come, gone or been replaced since the list
+        self._begun = False  # there is a session to terminate
+        self._mtu: int | None = None  # of the interface, in bytes
 
     async def run(self) -> int:
         """Stay connected until the gateway, charon or SIGTERM ends it; returns the exit code, or the negative
@@ -64,18 +71,15 @@ class CharonSession:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
         charon = await _start_charon(RETRIES_OF_SEVERAL if self._options.several else RETRIES)
         gone = asyncio.create_task(charon.wait())
-        connecting = asyncio.create_task(self._connect(charon.pid))
+        session = asyncio.create_task(self._session(charon.pid))
         gone.add_done_callback(lambda _: self._over.set())
-        connecting.add_done_callback(
-            lambda task: None if task.cancelled() or task.exception() is None else self._over.set()
-        )
+        session.add_done_callback(lambda _: self._over.set())
         await self._over.wait()
         if gone.done():
-            await _cancelled(connecting)
+            await _cancelled(session)
             return gone.result() or 1
-        # else charon has not answered a request yet, and there is no session to terminate
-        begun = connecting.done()
-        _report(await _cancelled(connecting) or (None if self._stopping else "the session is over"))
+        begun = self._begun or session.done()  # else charon has not answered a request yet
+        _report(await _cancelled(session) or (None if self._stopping else "the session is over"))
         if begun:
             await self._log_off()
         charon.kill()  # its own shutdown takes two seconds, and it has nothing to do any more
@@ -86,39 +90,59 @@ class CharonSession:
         self._stopping = True
         self._over.set()
 
-    async def _connect(self, pid: int) -> None:
-        """Load the configuration, initiate, and rename the interface. ViciError, OSError."""
+    async def _session(self, pid: int) -> None:
+        """One session from its beginning until it is over. ViciError, OSError: it did not come about."""
         self._vici = await Vici.connect(Path("charon.vici"), self._hear)
-        for event in ("ike-updown", "child-updown", "list-sa"):
+        for event in ("ike-updown", "child-updown", "ike-rekey", "child-rekey", "list-sa"):
             await self._vici.register(event)
+        await self._connect(self._vici, pid)
+        self._begun = True
+        while await self._lives(self._vici):
+            addresses = [*given_addresses(self._sessions), *self._options.address]
+            facts = {**assigned(addresses), **far_side(self._sessions), "mtu": self._mtu}
+            self._talk.connected(**facts, on_interface=True)
+            await self._changed.wait()
+
+    async def _lives(self, vici: Vici) -> bool:
+        """Every child has a security association. That one goes down says nothing: it goes down too when a
+        new one has taken its place.
+        """
+        self._changed.clear()
+        if await self._established(vici):
+            return True
+        await asyncio.sleep(REPLACING_SECONDS)
+        return await self._established(vici)
+
+    async def _established(self, vici: Vici) -> bool:
+        self._sessions.clear()
+        await vici.request("list-sas")
+        return set(self._options.children) <= established(self._sessions)
+
+    async def _connect(self, vici: Vici, pid: int) -> None:
+        """Load the configuration, initiate, and rename the interface. ViciError, OSError."""
         await self._load()
         device = _device(pid)
-        bring_up(device, self._options.mtu or MTU_BYTES)
+        self._mtu = bring_up(device, self._options.mtu or MTU_BYTES)
         # charon refuses a policy without an address of ours on an interface. It adds assigned addresses
         # itself; our own ones must be there when it makes its routes.
         for address in self._options.address:
             add_address(device, ip_address(address))
         for name in self._options.children:
             connection, _, child = name.partition("/")
-            await self._vici.request(
-                "initiate", {"ike": connection, "child": child, "timeout": str(INITIATE_MS)}
-            )
-        await self._vici.request("list-sas")
-        addresses = [*given_addresses(self._sessions), *self._options.address]
-        if not addresses:
+            await vici.request("initiate", {"ike": connection, "child": child, "timeout": str(INITIATE_MS)})
+        await vici.request("list-sas")
+        if not [*given_addresses(self._sessions), *self._options.address]:
             raise ViciError(
                 "the far side gives us no address; the connection needs vips = 0.0.0.0, or a local_ts "
                 "with one address"
             )
         rename(device, self._options.device)
-        self._talk.connected(**assigned(addresses), on_interface=True, **far_side(self._sessions))
 
     def _hear(self, event: str, message: Message) -> None:
-        """Any session that ends, ends all: the daemon decides when to try again."""
         if event == "list-sa":
             self._sessions.append(message)
-        elif "up" not in message:
-            self._over.set()
+        else:
+            self._changed.set()
 
     async def _load(self) -> None:
         """Let swanctl load the configuration, then add the secrets that only the daemon knows."""
@@ -314,60 +338,6 @@ def _device(pid: int) -> str:
                 if line.startswith("iff:"):
                     return line.split()[1]
     raise OSError("charon has made no device")
-
-
-# --- what it says
-# ----------------------------------------------------------------------------------------------------------
-
-
-def given_addresses(sessions: Sequence[Message]) -> list[str]:
-    """The addresses that the gateway has assigned."""
-    return [
-        address
-        for session in sessions
-        for ike in _mappings(session)
-        for address in _texts(ike.get("local-vips"))
-    ]
-
-
-def far_side(sessions: Sequence[Message]) -> dict[str, object]:
-    """Facts about the sessions: the gateway's address, the networks that it lets us reach, and the seconds
-    that it lets us stay.
-    """
-    ikes = [ike for session in sessions for ike in _mappings(session)]
-    peers = [ike["remote-host"] for ike in ikes if isinstance(ike.get("remote-host"), str)]
-    ends = [int(end) for ike in ikes if isinstance(end := ike.get("reauth-time"), str) and end.isdecimal()]
-    selectors = [ts for ike in ikes for child in _children(ike) for ts in _texts(child.get("remote-ts"))]
-    routes = list(dict.fromkeys(str(network) for selector in selectors for network in _networks(selector)))
-    return {
-        "peer": peers[0] if peers else None,
-        "routes": routes,
-        "agreed": routes,
-        "lasts": min(ends, default=None),
-    }
-
-
-def _children(ike: Message) -> list[Message]:
-    children = ike.get("child-sas")
-    return _mappings(children) if isinstance(children, Mapping) else []
-
-
-def _mappings(message: Message) -> list[Message]:
-    return [value for value in message.values() if isinstance(value, Mapping)]
-
-
-def _networks(selector: str) -> Iterator[IPv4Network | IPv6Network]:
-    """The networks of a traffic selector: 10.77.0.0/24, 10.77.0.0/24[tcp/443] or 10.77.0.5..10.77.0.9."""
-    first, _, last = selector.partition("[")[0].partition("..")
-    with contextlib.suppress(ValueError, TypeError):
-        if last:
-            yield from summarize_address_range(ip_address(first), ip_address(last))
-        else:
-            yield ip_network(first)
-
-
-def _texts(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list | tuple) else []
 
 
 async def _cancelled(

@@ -43,6 +43,7 @@ class VpncSession:
         # descriptors that vpnc inherits
         self._authorities = () if options.ca_file is None else (options.ca_file,)
         self._call: Call | None = None
+        self._mtu: int | None = None  # of the interface, in bytes
         self._started = False
         self._asked = 0  # prompts so far
         self._before = ""  # the line before the current one
@@ -79,7 +80,7 @@ class VpncSession:
     def _called(self, call: Call) -> None:
         """Handle a call of our script."""
         if call.reason == "connect":
-            bring_up(call.device, self._options.mtu or call.mtu)
+            self._mtu = bring_up(call.device, self._options.mtu or call.mtu)
             self._call = call
 
     def _heard(self, line: str, vpnc: asyncio.subprocess.Process) -> None:
@@ -90,7 +91,10 @@ class VpncSession:
         if line.startswith("VPNC started") and self._call is not None:
             self._started = True
             self._talk.connected(
-                **assigned(self._call.addresses), peer=self._call.gateway, routes=list(self._call.routes)
+                **assigned(self._call.addresses),
+                peer=self._call.gateway,
+                routes=list(self._call.routes),
+                mtu=self._mtu,
             )
         elif line.startswith("S7.1 ") and self._started:
             self._rekey_timer = asyncio.get_running_loop().call_later(REKEY_SECONDS, self._end, vpnc)

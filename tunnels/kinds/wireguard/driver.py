@@ -143,6 +143,7 @@ class WireGuardTunnel:
         self._owners = frozenset(bytes.fromhex(p["public_key"]) for p in config["peers"] if p["owner"])
         self._handshakes = Handshakes()
         self._resolved_at = 0.0
+        self._mtu: int | None = None  # of the interface, in bytes
 
     async def run(self, talk: DaemonChannel, renew: asyncio.Event) -> None:
         """Connect, and watch until the tunnel cannot go on (WireGuardFailure). `renew`: connect again on the
@@ -150,7 +151,8 @@ class WireGuardTunnel:
         """
         while True:
             renew.clear()
-            talk.connected(**assigned(self._config["addresses"]), peer=await self._connect())
+            peer = await self._connect()
+            talk.connected(**assigned(self._config["addresses"]), peer=peer, mtu=self._mtu)
             while not renew.is_set():
                 await self.look_after(asyncio.get_running_loop().time())
                 with contextlib.suppress(TimeoutError):
@@ -182,7 +184,7 @@ class WireGuardTunnel:
         port = self._config["listen_port"]
         try:
             await self._device.configure(bytes.fromhex(self._config["private_key"]), port, peers)
-            bring_up(self._name, self._config["mtu"])
+            self._mtu = bring_up(self._name, self._config["mtu"])
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise self._port_taken() from error
