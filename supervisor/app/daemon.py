@@ -39,6 +39,7 @@ from supervisor.app.traffic_readers import SessionMeter
 from supervisor.app.upgrade import Upgrade
 from supervisor.app.watchers.endpoints import EndpointWatch
 from supervisor.app.watchers.idle import IdleWatch
+from supervisor.app.watchers.loop_watchdog import feed
 from supervisor.app.wiring import RunInputs, build, paging
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.processes import (
@@ -61,7 +62,6 @@ from supervisor.reports.history.last_failures import MAX_FAILURES
 from supervisor.reports.log.configure import configure
 from supervisor.reports.log.redact import Secrets
 from supervisor.reports.metrics import loop_lag
-from supervisor.ticks import until_tick
 from supervisor.version import version
 from tunnels.base import AnyKind
 from tunnels.registry import KINDS
@@ -187,7 +187,7 @@ class Daemon:
         background = BackgroundTasks(parts.faults)
         parts.closing.add("background tasks", background.close)
         background.start("loop lag", lambda: loop_lag.watch(self._turns))
-        background.start("watchdog", self._feed_watchdog)
+        background.start("watchdog", lambda: feed(parts.notifier, partial(stalled, engine)))
         background.start("certificates", watchers.certificates.run)
         background.start("quiet", IdleWatch(engine, SessionMeter(engine.lane), post).run)
         background.start("uplink", UplinkWatch(post).run)
@@ -384,10 +384,3 @@ class Daemon:
         """The loop turns, once a second; `lag`: the worst delay lately."""
         self._parts.reports.metrics.loop_lag(lag)
         self._parts.reports.history.alive()
-
-    async def _feed_watchdog(self) -> None:
-        interval = self._parts.notifier.watchdog_interval
-        while interval is not None:
-            if stalled(self._parts.engine) is None:
-                self._parts.notifier.watchdog()
-            await until_tick(interval)

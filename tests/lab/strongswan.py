@@ -14,7 +14,7 @@ from typing import Any
 from tests.lab.pki import Authority
 from tests.lab.servers import PASSWORD, Server
 from tests.netns import Namespace
-from tunnels.kinds.strongswan.config import Tree, render
+from tunnels.kinds.strongswan.syntax import Tree, render
 
 USER, GROUP, GROUP_SECRET, PRESHARED_KEY = (
     "svc-facilitator",

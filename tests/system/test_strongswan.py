@@ -16,7 +16,7 @@ from tests.lab.servers import PASSWORD
 from tests.lab.strongswan import PRESHARED_KEY, USER, StrongSwanServer, add_rekeying
 from tests.lab.wait import eventually
 from tests.system.ipsec import carries, gateway, in_the_dark, killed, refused, thrown_out, tunnel
-from tunnels.kinds.strongswan.config import parse, render
+from tunnels.kinds.strongswan.syntax import parse, render
 
 pytestmark = pytest.mark.root
 

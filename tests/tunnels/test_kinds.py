@@ -99,7 +99,7 @@ EXAMPLES: dict[str, tuple[dict[str, object], dict[str, bytes]]] = {
             "login": {"username": "svc", "password": {"file": "pw"}},
         },
         {
-            "config": b"connections { acme { remote_addrs = 192.0.2.1\n children { net { } } } }",
+            "config": b"connections { acme { remote_addrs = 192.0.2.1\n vips = 0.0.0.0\n children { net { } } } }",
             "psk": SECRET,
             "password": SECRET,
         },

@@ -19,9 +19,10 @@ from tests.tunnels.ipsec_lab import FOLDER, SCENARIOS
 from tunnels.base import Connected, LineSource, Placement, Reason
 from tunnels.examination import findings
 from tunnels.kinds.strongswan.associations import far_side, given_addresses
-from tunnels.kinds.strongswan.config import Tree, parse, read_swanctl, render
+from tunnels.kinds.strongswan.config import read_swanctl
 from tunnels.kinds.strongswan.driver import configuration
 from tunnels.kinds.strongswan.kind import STRONGSWAN, StrongSwan
+from tunnels.kinds.strongswan.syntax import Tree, parse, render
 from tunnels.kinds.strongswan.vici import Value
 
 PLACE = Placement(Path("/run/facilitator/acme"), "t-acme", 0, sys.executable)

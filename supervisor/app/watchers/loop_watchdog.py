@@ -26,6 +26,7 @@ from pathlib import Path
 import structlog
 
 from supervisor import disk
+from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.core.conditions import Condition
 from supervisor.ticks import until_tick
 
@@ -37,6 +38,16 @@ FILE = "stuck"
 _FATAL = "Fatal Python error: "  # what faulthandler writes before the stacks at a signal of `enable`
 _ABORTED = f"{_FATAL}Aborted"  # SIGABRT, which systemd's watchdog sends
 _LIBRARY = os.path.dirname(os.__file__)
+
+
+async def feed(service_manager: SystemdNotifier, stalled: Callable[[], str | None]) -> None:
+    """Feed the unit's watchdog (WatchdogSec=, systemd.service(5)), if there is one, as long as nothing is
+    late.
+    """
+    while (interval := service_manager.watchdog_interval) is not None:
+        if stalled() is None:
+            service_manager.watchdog()
+        await until_tick(interval)
 
 
 class LoopWatchdog:
