@@ -1,4 +1,4 @@
-"""The file format of strongSwan (strongswan.conf(5), swanctl.conf(5)): read with line numbers, and written."""
+"""The format of strongSwan's files (strongswan.conf(5), swanctl.conf(5)): read with line numbers, and written."""
 
 from __future__ import annotations
 
