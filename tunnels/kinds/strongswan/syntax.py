@@ -1,4 +1,4 @@
-"""The format of strongSwan's files (strongswan.conf(5), swanctl.conf(5)): read with line numbers, and written."""
+"""The format of strongSwan's files (strongswan.conf(5), swanctl.conf(5)): read with line numbers; written."""
 
 from __future__ import annotations
 
