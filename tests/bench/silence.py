@@ -1,4 +1,4 @@
-"""Silent drops of the whole path: when each kind carries again after its return, and how many sessions that cost.
+"""Silent drops of the whole path: when each kind carries again, and how many sessions that cost.
 
 python -m tests.bench.silence [--seconds 60 120 600] [--times 1]
 """
