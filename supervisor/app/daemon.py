@@ -1,8 +1,7 @@
 """`facilitator run`: starts the parts, serves until it is asked to end, reloads, upgrades, and ends
 in order.
 
-start: kernel closed -> clients of an earlier daemon adopted, others ended -> sockets -> configuration ->
-READY
+start: host closed (`supervisor.early_close`) -> what ran adopted, the rest ended -> sockets -> READY
 """
 
 from __future__ import annotations
