@@ -15,8 +15,6 @@ import sys
 import threading
 from types import ModuleType
 
-from supervisor.lean_dataclasses import compile_less
-
 DEFERRED = ("aiohttp", "prometheus_client")
 
 
@@ -81,7 +79,6 @@ def import_in_python(package: str, switch: str) -> None:
 
 def apply() -> None:
     """All of it. Called before everything else is imported."""
-    compile_less()
     for each in DEFERRED:
         defer(each)
     import_in_python("frozenlist", "FROZENLIST_NO_EXTENSIONS")
