@@ -11,10 +11,10 @@ configuration changes is the same object until a reload, and caches of it are ke
 tunnels that share destinations are looked at | | `plan._carries_of` | the configuration changes, or a tunnel
 uses its other slot | a `Carry` for each destination and each tunnel that reaches it | | `plan._carries` | a
 destination changes its tunnel, or the above | so that `NetworkPlan.carries` stays one object | |
-`layout._ground` | the configuration changes | routes and elements of the destinations, longest prefix first |
-| `layout._of_destinations` | `NetworkPlan.carries` is another object | the same with the lanes that carry
-them | | `layout._of_lane` | that lane or its interface changes | routes and elements of one lane | |
-`layout._of_gates`, `rules.leading`, `rules.returning` | access rules, the set of lanes or of interfaces
+`wanted._ground` | the configuration changes | routes and elements of the destinations, longest prefix first |
+| `wanted._of_destinations` | `NetworkPlan.carries` is another object | the same with the lanes that carry
+them | | `wanted._of_lane` | that lane or its interface changes | routes and elements of one lane | |
+`wanted._of_gates`, `rules.leading`, `rules.returning` | access rules, the set of lanes or of interfaces
 changes | |
 
 Everything else is a plain function of its arguments. Losing any of these caches costs time and changes no
