@@ -352,12 +352,23 @@ def unsettled(state: TunnelState) -> bool:
     )
 
 
+def _soon_answered(active: SessionState | None) -> bool:
+    """It is silent, and used to answer well within the shorter time."""
+    if active is None or active.phase is not Phase.UP or active.reason is not Reason.UNHEALTHY:
+        return False
+    rtt = active.liveness.last_rtt
+    return rtt is not None and rtt < PROBE_INTERVAL_SECONDS / 4
+
+
 def beside(probe: Probe, state: TunnelState) -> Probe:
-    """How the sessions are probed: quickly, while it is to be learned whether two of them can live."""
+    """How the sessions are probed: quickly, while it is to be learned whether two can live, or whether a silent
+    one is back.
+    """
     standby = state.standby
-    if standby is None or standby.phase is not Phase.UP:
-        return probe
-    if not state.coming and state.known.second is Second.ALLOWED:
+    learning = standby is not None and standby.phase is Phase.UP
+    if learning and not state.coming and state.known.second is Second.ALLOWED:
+        learning = False
+    if not learning and not _soon_answered(state.active):
         return probe
     fastest = PROBE_INTERVAL_SECONDS
     return probe.model_copy(
