@@ -39,6 +39,7 @@ from supervisor.app.upgrade import Upgrade
 from supervisor.app.watchers.endpoints import EndpointWatch
 from supervisor.app.watchers.idle import IdleWatch
 from supervisor.app.watchers.loop_watchdog import feed
+from supervisor.app.watchers.source_addresses import SourceAddressWatch
 from supervisor.app.wiring import RunInputs, build, paging
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.processes import (
@@ -194,6 +195,8 @@ class Daemon:
         background.start("certificates", watchers.certificates.run)
         background.start("quiet", IdleWatch(engine, SessionMeter(engine.lane), post).run)
         background.start("uplink", UplinkWatch(post).run)
+        sources = parts.data_plane.runner.local_addresses
+        background.start("source addresses", SourceAddressWatch(lambda: engine.snapshot, sources, post).run)
         missed = parts.data_plane.prober.missed
         background.start("endpoints", EndpointWatch(lambda: engine.snapshot, parts.kinds, post, missed).run)
         background.start("status page samples", reports.page_model.run)
