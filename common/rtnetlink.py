@@ -35,7 +35,7 @@ FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 LINK_GROUP, IPV4_ADDRESS_GROUP, IPV6_ADDRESS_GROUP = 1, 5, 9  # RTNLGRP_*
 IPV4_ROUTE_GROUP, IPV4_RULE_GROUP, IPV6_ROUTE_GROUP, IPV6_RULE_GROUP = 7, 8, 11, 19
 
-_NEW_LINK, _DELETE_LINK, _GET_LINK, _NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS = 16, 17, 18, 20, 21, 22
+_NEW_LINK, _DELETE_LINK, _GET_LINK, _NEW_ADDRESS, ADDRESS_REMOVED, _GET_ADDRESS = 16, 17, 18, 20, 21, 22
 _LINK, _ADDRESS = struct.Struct("=BxHiII"), struct.Struct("=BBBBi")  # struct ifinfomsg, struct ifaddrmsg
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_INFO_KIND = 3, 4, 18, 20, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
@@ -152,7 +152,7 @@ def read_address(body: bytes) -> InterfaceAddress | None:
 
 def address_removal(held: InterfaceAddress) -> NetlinkRequest:
     """Takes the address off its interface."""
-    return NetlinkRequest(_DELETE_ADDRESS, 0, held.body)
+    return NetlinkRequest(ADDRESS_REMOVED, 0, held.body)
 
 
 def host_address(index: int, address: Address) -> NetlinkRequest:

@@ -10,9 +10,13 @@ from collections import deque
 from collections.abc import Callable
 
 from tunnels.base import Failed, Reason
+from tunnels.text import one_line
 
 MAX_MATCHED_CHARS = 1024  # of a line: patterns see no more
+MAX_QUOTED_CHARS = 200  # of a line that a sentence quotes
 RECENT_LINES = 40  # of a client that was connected: what it said before is not why it has ended
+
+_OURS = "facilitator: "  # begins the lines of programs of ours
 
 Table = tuple[tuple[re.Pattern[str], Reason, str], ...]
 
@@ -24,18 +28,44 @@ def table(*rows: tuple[str, Reason, str]) -> Table:
     return tuple((re.compile(pattern), reason, text) for pattern, reason, text in rows)
 
 
-def explanation(rows: Table, line: str) -> Failed | None:
-    """What the line says about a failure; None: nothing."""
-    looked_at = line[:MAX_MATCHED_CHARS]
-    for pattern, reason, text in rows:
-        if match := pattern.search(looked_at):
-            return Failed(reason, text.format(match[0], *match.groups(default="")))
-    return None
+def explanation(rows: Table, words: str) -> Failed | None:
+    """What these words say about a failure (the word of a state, a server's text); None: nothing."""
+    found = _found(rows, words)
+    return None if found is None else found[0]
+
+
+def line_explanation(rows: Table, line: str) -> Failed | None:
+    """What a line of the client says about a failure; None: nothing. A sentence that has no word of the line
+    quotes it: what decided is never hidden by what it means in general.
+    """
+    if (found := _found(rows, line)) is None:
+        return None
+    failed, said = found
+    return failed if said else Failed(failed.reason, quoting(failed.text, line))
+
+
+def quoting(text: str, line: str) -> str:
+    """The sentence, and after it the client's line that it does not contain; ours are no client's."""
+    said = one_line(line)
+    if not said or said.startswith(_OURS) or said in text:
+        return text
+    return f'{text} ("{said[:MAX_QUOTED_CHARS]}")'
 
 
 def by(rows: Table) -> Callable[[str], Failed | None]:
     """What a line says about a failure, by this table."""
-    return functools.partial(explanation, rows)
+    return functools.partial(line_explanation, rows)
+
+
+def _found(rows: Table, words: str) -> tuple[Failed, bool] | None:
+    """What the first row that matches says, and whether its sentence has something of the words in it."""
+    looked_at = words[:MAX_MATCHED_CHARS]
+    for pattern, reason, text in rows:
+        if match := pattern.search(looked_at):
+            parts = (match[0], *match.groups(default=""))
+            filled, empty = text.format(*parts), text.format(*("" for _ in parts))
+            return Failed(reason, filled), filled.strip() != empty.strip()
+    return None
 
 
 class Explanations:

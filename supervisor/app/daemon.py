@@ -39,6 +39,7 @@ from supervisor.app.upgrade import Upgrade
 from supervisor.app.watchers.endpoints import EndpointWatch
 from supervisor.app.watchers.idle import IdleWatch
 from supervisor.app.watchers.loop_watchdog import feed
+from supervisor.app.watchers.source_addresses import SourceAddressWatch
 from supervisor.app.wiring import RunInputs, build, paging
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.processes import (
@@ -50,7 +51,8 @@ from supervisor.clients.processes import (
 )
 from supervisor.clients.sweep import sweep
 from supervisor.clients.syscalls import not_dumpable
-from supervisor.config import Config, ConfigErrors, changes, chosen, difference
+from supervisor.config import Config, ConfigDifference, ConfigErrors, changes, chosen, difference
+from supervisor.config.difference import with_tunnels_of
 from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.session.lifetime import REMEMBERED_SESSIONS, remembered
@@ -143,6 +145,7 @@ class Daemon:
     ) -> None:
         self._path, self._config, self._parts = path, start.config, parts
         self._start = start
+        self._wanted = start.config  # by the file; `_config` may have older settings of a tunnel that goes on
         self._requests, self._process = requests, process
         self._log = structlog.get_logger()
         self._engine: asyncio.Task[None] | None = None
@@ -165,6 +168,8 @@ class Daemon:
         await listen(
             parts, self._api(), config.facilitator.runtime_dir / disk.CONTROL_SOCKET, config.http.listen, tls
         )
+        parts.watchers.client_files.set(config.tunnels)
+        parts.watchers.client_files.watch(self._usable)
         self._take_over(config, restart)
         if self._start.errors:
             self._refused(self._start.errors)
@@ -190,6 +195,8 @@ class Daemon:
         background.start("certificates", watchers.certificates.run)
         background.start("quiet", IdleWatch(engine, SessionMeter(engine.lane), post).run)
         background.start("uplink", UplinkWatch(post).run)
+        sources = parts.data_plane.runner.local_addresses
+        background.start("source addresses", SourceAddressWatch(lambda: engine.snapshot, sources, post).run)
         missed = parts.data_plane.prober.missed
         background.start("endpoints", EndpointWatch(lambda: engine.snapshot, parts.kinds, post, missed).run)
         background.start("status page samples", reports.page_model.run)
@@ -273,7 +280,7 @@ class Daemon:
     def _take_over(self, config: Config, restart: Container[str]) -> None:
         """Run with this configuration from now on."""
         parts, self._config = self._parts, config
-        self._watch_inputs(config)
+        self._watch_inputs(self._wanted)
         parts.engine.configure(
             scope(parts.identity.facilitator, config),
             config.tunnels,
@@ -281,7 +288,6 @@ class Daemon:
             restart=restart,
         )
         parts.watchers.certificates.set(config.tunnels)
-        parts.watchers.client_files.set(config.tunnels)
         parts.reports.pagers.route(paging(parts.identity, config))
         parts.reports.auditing.set(config.audit)
         parts.watchers.host.set(config)
@@ -359,8 +365,8 @@ class Daemon:
             return {"done": [], "errors": errors, "problems": []}
         self._accepted(new)
         config = new.config
-        change, settings = difference(self._config, config), list(changes(self._config, config))
-        self._take_over(config, change.restart)
+        settings, self._wanted = list(changes(self._config, config)), config
+        change = self._put_in_force()
         self._log.info("reloaded", done=change.lines(), settings=settings)
         problems = [f"{name}: {text}" for name, text in parts.watchers.client_files.problems.items()]
         if problems:
@@ -369,6 +375,22 @@ class Daemon:
             text = f"{parts.identity.facilitator}: the configuration was reloaded"
             parts.reports.pagers.change(text, {"done": "; ".join(change.lines())})
         return {"done": [*change.lines()], "errors": [], "problems": problems}
+
+    def _put_in_force(self) -> ConfigDifference:
+        """Take over what the configuration file wants. A tunnel that is up and could not be started again
+        goes on with its earlier settings.
+        """
+        files, wanted = self._parts.watchers.client_files, self._wanted
+        files.set(wanted.tunnels)
+        change = difference(self._config, wanted).withholding(files.not_to_be_ended)
+        self._take_over(with_tunnels_of(wanted, self._config, change.withheld), change.restart)
+        return change
+
+    def _usable(self, tunnel: str) -> None:
+        """The files of this tunnel can be used: what was withheld for them is taken over."""
+        if self._wanted.tunnels.get(tunnel) != self._config.tunnels.get(tunnel):
+            self._log.info("taken over, as its files can be used now", tunnel=tunnel)
+            self._put_in_force()
 
     async def upgrade(self) -> UpgradeDocument:
         """Continue as the program that is installed now (`supervisor.app.upgrade`). Returns only if that

@@ -80,7 +80,8 @@ def _overview(tunnels: Sequence[TunnelHistoryEntry]) -> ResponsiveTable:
         rows.append(
             (
                 entry["name"],
-                *(percent(known[window]["ratio"] if window in known else None) for window in windows),
+                *(_ratio(known.get(window)) for window in windows),
+                _since(longest),
                 _day_strip(entry["last_day"]),
                 *_failures(longest),
                 _deaths(longest),
@@ -88,7 +89,17 @@ def _overview(tunnels: Sequence[TunnelHistoryEntry]) -> ResponsiveTable:
         )
     last = windows[-1] if windows else ""
     return ResponsiveTable(
-        ("TUNNEL", *windows, "LAST DAY", f"FAILURES {last}".strip(), "BY HAND", "MTTR", "MTBF", "DEATHS"),
+        (
+            "TUNNEL",
+            *windows,
+            "SINCE",
+            "LAST DAY",
+            f"FAILURES {last}".strip(),
+            "BY HAND",
+            "MTTR",
+            "MTBF",
+            "DEATHS",
+        ),
         rows,
     )
 
@@ -97,7 +108,8 @@ def _windows(entry: TunnelHistoryEntry) -> Iterator[Part]:
     rows = (
         (
             window,
-            percent(it["ratio"]),
+            _ratio(it),
+            _since(it),
             _span(it["up_seconds"]),
             _span(it["degraded_seconds"]),
             _span(it["down_seconds"]),
@@ -111,6 +123,7 @@ def _windows(entry: TunnelHistoryEntry) -> Iterator[Part]:
     columns = (
         "LAST",
         "AVAILABLE",
+        "SINCE",
         "UP",
         "DEGRADED",
         "DOWN",
@@ -126,6 +139,17 @@ def _windows(entry: TunnelHistoryEntry) -> Iterator[Part]:
     yield ResponsiveTable(columns, rows)
     yield Text()
     yield Text("last day  ").append_text(_day_strip(entry["last_day"]))
+
+
+def _ratio(it: WindowEntry | None) -> str:
+    """Nothing while it was observed for too short a time: a first start that took minutes is no bad day."""
+    return percent(it["ratio"] if it is not None and it.get("enough", True) else None)
+
+
+def _since(it: WindowEntry | None) -> str:
+    """Since when it is observed, if that is less than the window."""
+    since = None if it is None else it.get("since")
+    return _NONE if since is None else since[:16].replace("T", " ")
 
 
 def _failures(it: WindowEntry | None) -> tuple[str, ...]:

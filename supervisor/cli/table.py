@@ -18,6 +18,7 @@ DROPPED_FIRST = (
     "STOPPED",
     "UP",
     "MTBF",
+    "SINCE",
     "ADDRESS",
     "SEVERITY",
     "HEALTH",

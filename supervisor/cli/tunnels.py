@@ -292,7 +292,10 @@ def logs(tunnel: str, follow: bool, lines: int, config: Path, socket_path: Path 
 def reload(config: Path, socket_path: Path | None) -> None:
     """Read the configuration again and say what was done. A wrong configuration changes nothing.
 
-    Tunnels that could not start with the files they have are named, and taken over all the same.
+    Tunnels that could not start with the files they have are named. One that is up goes on with its earlier
+    settings until its files can be used; everything else is taken over.
+
+    Exit code 1: a tunnel could not start with its files; 78: the configuration is wrong.
 
     \b
     Example: facilitator reload
@@ -304,5 +307,8 @@ def reload(config: Path, socket_path: Path | None) -> None:
         fail(Exit.CONFIG, "the configuration is wrong; nothing was changed")
     for line in answer["done"] or ["nothing changed"]:
         say(line)
-    for line in answer.get("problems", ()):
+    problems = answer.get("problems", ())
+    for line in problems:
         say(line, err=True)
+    if problems:
+        fail(Exit.FAILED, "these tunnels could not start with their files; everything else was taken over")

@@ -24,6 +24,7 @@ from supervisor.clients.adoption import FoundClient
 from supervisor.clients.client import Client
 from supervisor.clients.launch import SpawnError
 from supervisor.clients.line_handlers import LineHandlers
+from supervisor.clients.local_addresses import local_addresses
 from supervisor.clients.orders import Key, Order
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.reaper import Reaper
@@ -33,6 +34,7 @@ from supervisor.clients.totp import Codes
 from supervisor.clients.usage import ResourceUsage, usage_of
 from supervisor.core.events import Answered, Event, Exited, Spawned, SpawnFailed
 from tunnels.base import Reason, Tunnel
+from tunnels.networks import IPAddress
 
 # to kill what a client left behind; only a process that hangs in the kernel takes so long
 LEFTOVERS_SECONDS = 5.0
@@ -189,6 +191,11 @@ class Runner:
         """CPU and memory of the client's process tree; None: it does not run. Safe in any thread."""
         client = self._clients.get((tunnel, session))
         return None if client is None or client.reaped else usage_of(client.tree.pid)
+
+    def local_addresses(self, tunnel: str, session: int) -> frozenset[IPAddress]:
+        """The addresses of this host from which its connections come. Safe in any thread."""
+        client = self._clients.get((tunnel, session))
+        return frozenset() if client is None or client.reaped else local_addresses(client.tree.pid)
 
     # --- the start of a client
     # ------------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from supervisor.config.model import Config
@@ -39,12 +39,20 @@ class ConfigDifference:
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     restart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # their clients must start anew
+    # their clients go on as they are, because they could not be started again
+    withheld: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     updated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # their clients go on
     globals: tuple[str, ...] = ()  # takes effect at once, such as staff or alerts
     fixed: tuple[str, ...] = ()  # takes effect when the daemon starts anew
 
     def __bool__(self) -> bool:
         return any((self.added, self.removed, self.restart, self.updated, self.globals, self.fixed))
+
+    def withholding(self, tunnels: Container[str]) -> ConfigDifference:
+        """The same, but these tunnels do not start anew."""
+        withheld = {name: what for name, what in self.restart.items() if name in tunnels}
+        restart = {name: what for name, what in self.restart.items() if name not in tunnels}
+        return replace(self, restart=restart, withheld=withheld)
 
     def lines(self) -> tuple[str, ...]:
         """One line per change, to show."""
@@ -54,6 +62,10 @@ class ConfigDifference:
         yield from (f"{name}: added" for name in self.added)
         yield from (f"{name}: removed" for name in self.removed)
         yield from (f"{name}: {', '.join(what)} changed, starts anew" for name, what in self.restart.items())
+        yield from (
+            f"{name}: {', '.join(what)} changed, taken over once its files can be used"
+            for name, what in self.withheld.items()
+        )
         yield from (f"{name}: {', '.join(what)} changed" for name, what in self.updated.items())
         yield from (f"{what} changed" for what in self.globals)
         yield from (f"{what} changed: takes effect when the daemon starts anew" for what in self.fixed)
@@ -75,6 +87,11 @@ def difference(old: Config, new: Config) -> ConfigDifference:
         globals=tuple(name for name in _GLOBAL if _at(old, name) != _at(new, name)),
         fixed=tuple(path for path in _FIXED if _at(old, path) != _at(new, path)),
     )
+
+
+def with_tunnels_of(new: Config, old: Config, names: Iterable[str]) -> Config:
+    """`new`, in which these tunnels are as they are in `old`."""
+    return new.model_copy(update={"tunnels": {**new.tunnels, **{name: old.tunnels[name] for name in names}}})
 
 
 # Part of a kind's fingerprint: clients that an earlier version has started in another way are restarted by an

@@ -120,6 +120,13 @@ class AddressConflict(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SourceLost(Event):
+    """This host no longer has the address from which the session's client talks to its gateway."""
+
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PathMtu(Event):
     """The search for the largest IP packet that passes through the tunnel ended; `mtu` in bytes, None: no
     target answers it.

@@ -141,3 +141,21 @@ def test_words_that_look_like_markup_are_words() -> None:
 )
 def test_a_hundred_percent_means_that_nothing_is_missing(ratio: float | None, said: str) -> None:
     assert percent(ratio) == said
+
+
+def test_a_ratio_waits_for_enough_observed_time_and_since_is_said() -> None:
+    line, hour = Timeline(), 3600.0
+    line.add(StandingChange(0.0, Standing.DOWN, "no-answer"))
+    line.add(StandingChange(60.0, Standing.UP, "healthy"))
+    known = {"1h": line.over(0.0, hour), "24h": line.over(hour - DAY, hour)}
+    it = history_document(
+        "vpn1", [TunnelHistory("acme", "openvpn", known, [None] * 48)], HistoryRows([], [], [], None), 0.0, 10
+    )
+    windows = it["tunnels"][0]["availability"]
+    assert (windows["1h"]["enough"], windows["1h"]["since"]) == (True, None)
+    assert (windows["24h"]["enough"], windows["24h"]["since"]) == (False, "1970-01-01T00:00:00Z")
+    assert windows["24h"]["ratio"] == pytest.approx(1.0 - 60.0 / hour)
+    for tunnel in (None, "acme"):
+        text = shown(it, tunnel, 200)
+        assert text.count("98.333 %") == 1, "of the hour, and not of the day"
+        assert "1970-01-01 00:00" in text

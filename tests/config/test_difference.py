@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from supervisor.config import ConfigDifference, difference
-from supervisor.config.difference import fingerprint
+from supervisor.config.difference import fingerprint, with_tunnels_of
 from tests.config.kinds import HEAD, good
 from tunnels.kinds.openvpn.kind import OpenVPN
 from tunnels.kinds.sshuttle.kind import Sshuttle
@@ -124,3 +124,15 @@ def test_clients_of_the_first_release_go_on_but_for_sshuttle() -> None:
         }
     )
     assert fingerprint(sshuttle) != RELEASE_0_1_0["sshuttle"]
+
+
+def test_tunnels_that_could_not_start_anew_keep_their_settings() -> None:
+    old, new = good(HEAD + OTHER), good(HEAD.replace("acme.conf", "new.conf") + OTHER + "drain: {idle: 9m}\n")
+    assert difference(old, new).restart == {"acme": ("config",)}
+    change = difference(old, new).withholding({"acme"})
+    assert (change.restart, change.globals) == ({}, ("drain",))
+    assert change.lines() == ("acme: config changed, taken over once its files can be used", "drain changed")
+    assert difference(old, new).withholding({"other"}) == difference(old, new)
+    kept = with_tunnels_of(new, old, change.withheld)
+    assert difference(old, kept).lines() == ("drain changed",)
+    assert difference(kept, new).restart == {"acme": ("config",)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from supervisor.core.exits import Exit
 from tests.lab import Lab
 from tests.lab.config import Config
 from tests.lab.daemon import LabDaemon
@@ -46,3 +47,36 @@ def test_a_file_that_becomes_bad_is_said_and_ends_no_good_session(
     assert where in failed["last_error"]
     profile.write_text(good)
     daemon.wait_for("acme-dc", phase="up")
+
+
+def test_a_reload_does_not_end_a_good_session_for_a_file_that_cannot_be_used(
+    lab: Lab, config: Config, daemon: LabDaemon
+) -> None:
+    good, session = (lab.directory / "acme.ovpn").read_text(), daemon.tunnel("acme-dc")["session"]["id"]
+    profile = lab.directory / "acme-new.ovpn"
+    profile.write_text("client-of-sorts\n" + good)
+    config["tunnels"]["acme-dc"] |= {"config": str(profile)}
+    config["tunnels"]["acme-dc"]["probe"] |= {"interval": "700ms"}
+    config["staff"]["networks"].append("10.200.0.0/16")
+    daemon.configure(config)
+    where = f"{profile}:1: 'client-of-sorts' is not an option"
+    for _ in range(2):
+        reloaded = daemon.cli("reload")
+        assert reloaded.returncode == Exit.FAILED
+        assert f"acme-dc: {where}" in reloaded.stderr
+        withheld = "acme-dc: config, probe changed, taken over once its files can be used"
+        assert withheld in reloaded.stdout.replace("probe, config", "config, probe")
+    assert daemon.tunnel("acme-dc")["session"]["id"] == session
+    assert daemon.tunnel("acme-dc")["health"] == "healthy"
+    assert any(where in text for text in conditions(daemon))
+
+    profile.write_text(good)
+    eventually(
+        lambda: (daemon.tunnel("acme-dc")["session"] or {}).get("id") not in (session, None),
+        15,
+        "the new settings are taken over",
+    )
+    daemon.wait_for("acme-dc", phase="up", health="healthy")
+    assert not any(str(profile) in text for text in conditions(daemon))
+    done = daemon.cli("reload")
+    assert (done.returncode, done.stdout) == (Exit.OK, "nothing changed\n")

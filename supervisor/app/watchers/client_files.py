@@ -31,7 +31,12 @@ class ClientFiles:
         self._kinds, self._files, self._engine, self._post = kinds, files, engine, post
         self._faults = faults
         self._tunnels: Mapping[str, Tunnel] = {}
+        self._usable: Callable[[str], None] = lambda tunnel: None
         self.problems: Mapping[str, str] = MappingProxyType({})  # by tunnel; replaced as a whole
+
+    def watch(self, usable: Callable[[str], None]) -> None:
+        """Call this with the tunnel whose files have changed and can be used."""
+        self._usable = usable
 
     def set(self, tunnels: Mapping[str, Tunnel]) -> None:
         """Judge the files of these tunnels from now on: at once those of new and changed ones."""
@@ -57,14 +62,20 @@ class ClientFiles:
         """An input of a tunnel has changed. The event to post: a session is not ended for a file that cannot
         be used.
         """
-        return InputsChanged(event.tunnel, usable=self.look(event.tunnel) is None)
+        problem = self.look(event.tunnel)
+        if problem is None:
+            self._usable(event.tunnel)
+        return InputsChanged(event.tunnel, usable=problem is None)
+
+    @property
+    def not_to_be_ended(self) -> frozenset[str]:
+        """Tunnels that are up and could not be started again."""
+        return frozenset(name for name in self.problems if self._up(name))
 
     @property
     def conditions(self) -> Mapping[str, Condition]:
         """Of tunnels that are up and could not be started again."""
-        return {
-            f"files:{name}": _condition(name, text) for name, text in self.problems.items() if self._up(name)
-        }
+        return {f"files:{name}": _condition(name, self.problems[name]) for name in self.not_to_be_ended}
 
     def _up(self, name: str) -> bool:
         known = self._engine.snapshot.tunnels.get(name)

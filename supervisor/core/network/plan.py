@@ -188,8 +188,16 @@ def _manner(tunnel: Tunnel, state: TunnelState, now: float) -> Manner:
     """A tunnel that was asked to be down, waits for a human or did not work for a while is declared down."""
     if well(tunnel, state):
         return Manner.PAUSE
-    given_up = state.want is Want.DOWN or state.phase in (Phase.STOPPED, Phase.FAILED)
+    given_up = (
+        state.want is Want.DOWN or state.phase in (Phase.STOPPED, Phase.FAILED) or _waits_for_cure(state)
+    )
     return Manner.REFUSE if given_up or state.well_since + PAUSE_SECONDS <= now else Manner.PAUSE
+
+
+def _waits_for_cure(state: TunnelState) -> bool:
+    """Probably somebody has to cure why it failed, and it is not tried again within its pause."""
+    waits = state.phase is Phase.BACKOFF and state.retry.suspicions > 0
+    return waits and state.deadline is not None and state.deadline > state.well_since + PAUSE_SECONDS
 
 
 def _lanes(tunnel: Tunnel, state: TunnelState, first: int, share: int | None, now: float) -> list[Lane]:

@@ -213,6 +213,11 @@ def _device_lost(c: StepContext, session: SessionState, event: ev.DeviceLost) ->
     return terminated(c, _failed(c, session, Reason.DEVICE_LOST, text), Reason.DEVICE_LOST)
 
 
+def _source_lost(c: StepContext, session: SessionState, event: ev.SourceLost) -> SessionStep:
+    text = f"this host has lost the address {event.address}, from which the client talked to its gateway"
+    return terminated(c, _failed(c, session, Reason.NETWORK, text), Reason.NETWORK)
+
+
 def _address_conflict(c: StepContext, session: SessionState, event: ev.AddressConflict) -> SessionStep:
     return _conflict(c, session, event.text)
 
@@ -338,6 +343,7 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType(
         (Phase.UP, ev.Delayed): _delayed,
         (Phase.UP, ev.Exited): _exited,
         (Phase.UP, ev.DeviceLost): _device_lost,
+        (Phase.UP, ev.SourceLost): _source_lost,
         (Phase.UP, ev.AddressConflict): _address_conflict,
         (Phase.UP, ev.PathMtu): _path_mtu,
         (Phase.UP, ev.UplinkBack): _uplink_back,

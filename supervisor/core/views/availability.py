@@ -33,6 +33,7 @@ WINDOWS: Mapping[str, float] = MappingProxyType(
 # is no bad day.
 MIN_OBSERVED_SECONDS = 6 * 3600.0
 KEPT = max(WINDOWS.values()) + 3600.0  # seconds of the past that a timeline remembers
+_ROUNDING_SECONDS = 0.001  # of sums of many stretches
 _TRIM = 256  # marks that are forgotten at a time
 
 _CLASSES = MappingProxyType(
@@ -155,8 +156,23 @@ class Availability:
         """Available part of the time in which the tunnel was wanted; None: it never was, or nothing
         is known.
         """
-        wanted = self.available + sum(self.seconds[s] for s in _LACKING)
-        return self.available / wanted if wanted > 0 else None
+        return self.available / self.wanted if self.wanted > 0 else None
+
+    @property
+    def wanted(self) -> float:
+        """Seconds in which the tunnel was wanted, as far as anything is known."""
+        return self.available + sum(self.seconds[s] for s in _LACKING)
+
+    @property
+    def enough(self) -> bool:
+        """Whether it was observed for long enough that the ratio says something."""
+        return _enough(self.wanted, self.end - self.start, MIN_OBSERVED_SECONDS)
+
+    @property
+    def since(self) -> float | None:
+        """Since when anything is known; None: since before the interval."""
+        known = sum(self.seconds.values())
+        return self.end - known if known < self.end - self.start - _ROUNDING_SECONDS else None
 
     @property
     def available(self) -> float:
@@ -191,6 +207,10 @@ class Availability:
     def by_hand(self) -> int:
         """Failures that took a person, or wait for one."""
         return sum(outage.by_hand for outage in self.failures)
+
+
+def _enough(observed: float, length: float, at_least: float) -> bool:
+    return observed > 0.0 and observed >= min(length / 2, at_least)
 
 
 class Timeline:
@@ -260,8 +280,7 @@ class Timeline:
             before = self._balance(end - length)
             available, lacking = max(0.0, most_available - before[0]), max(0.0, most_lacking - before[1])
             observed = available + lacking
-            enough = observed > 0.0 and observed >= min(length / 2, at_least)
-            found.append(available / observed if enough else None)
+            found.append(available / observed if _enough(observed, length, at_least) else None)
         return found
 
     def segments(self, start: float, end: float) -> list[Segment]:

@@ -282,6 +282,11 @@ class WindowEntry(TypedDict):
     """Availability of a tunnel over one window of time."""
 
     ratio: float | None
+    """Part of the time in which the tunnel was wanted that it worked; null: never, or nothing known."""
+    enough: NotRequired[bool]
+    """It was observed for long enough that the ratio says something: half of the window, or six hours."""
+    since: NotRequired[Timestamp | None]
+    """Since when it is observed, if that is less than the window."""
     up_seconds: float
     degraded_seconds: float
     down_seconds: float
@@ -544,7 +549,8 @@ class ReloadDocument(TypedDict):
     done: list[str]
     errors: list[str]
     problems: list[str]
-    """Of tunnels that could not start with their files: tunnel, file, line, sentence. All was taken over."""
+    """Of tunnels that could not start with their files: tunnel, file, line, sentence. One that is up goes on
+    with its earlier settings until its files can be used; all else was taken over."""
 
 
 class HandOverDocument(TypedDict):

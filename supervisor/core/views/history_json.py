@@ -70,18 +70,22 @@ def _tunnel(it: TunnelHistory, offset: float, limit: int) -> TunnelHistoryEntry:
         "name": it.name,
         "kind": it.kind,
         "configured": it.kind is not None,
-        "availability": {window: _window(availability) for window, availability in it.availability.items()},
+        "availability": {
+            window: _window(availability, offset) for window, availability in it.availability.items()
+        },
         "outages": [_outage(outage, now, offset) for outage in latest_first],
         "last_day": [None if slot is None else slot.value for slot in it.last_day],
     }
 
 
-def _window(it: Availability) -> WindowEntry:
+def _window(it: Availability, offset: float) -> WindowEntry:
     deaths: dict[str, dict[str, int]] = {}
     for reason, count in sorted(it.deaths.items()):
         deaths.setdefault(death_class(reason), {})[reason] = count
     return {
         "ratio": it.ratio,
+        "enough": it.enough,
+        "since": None if it.since is None else iso(it.since + offset),
         "up_seconds": round(it.seconds[Standing.UP], 3),
         "degraded_seconds": round(it.seconds[Standing.DEGRADED], 3),
         "down_seconds": round(it.seconds[Standing.DOWN], 3),

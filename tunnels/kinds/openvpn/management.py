@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tunnels.base import Connected, Failed, IPNetwork, LineSource, NextServer, Reason, Say
-from tunnels.failure_patterns import explanation
+from tunnels.failure_patterns import explanation, line_explanation, quoting
 from tunnels.kinds.openvpn.login import Answer, Credentials, LoginIdentity
 from tunnels.kinds.openvpn.patterns import (
     FATAL,
@@ -50,7 +50,7 @@ _UNEXPLAINED = frozenset({Reason.HANDSHAKE, Reason.PROTOCOL, Reason.KEY})
 _MUTE = frozenset({Reason.HANDSHAKE, Reason.PEER_TIMEOUT})
 _STOPPED = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "exit-with-notification"})  # it was told to end
 
-_LOG_LINE = re.compile(r"(?:>LOG:)?(\d{1,12}),[IFNWD]*,(.*)", re.ASCII)
+_LOG_LINE = re.compile(r"(?:>LOG:)?(\d{1,12}),([IFNWD]*),(.*)", re.ASCII)
 # Time, state, detail, assigned IPv4 address, server's address and port, our address and port, assigned IPv6
 # address (management-notes.txt).
 _STATE_LINE = re.compile(
@@ -111,6 +111,7 @@ class OpenVPNDialogue:
         self._pushed = _Pushed()
         self._hint: Failed | None = None  # what the log said about the attempt that runs
         self._decisive: Failed | None = None  # the same, where the line explains an end by itself
+        self._complaint = ""  # its latest line of an error (flags N and F, management-notes.txt)
         self._lost: Failed | None = None  # why the last attempt ended, if another may follow
         self._connected = False
         self._failed = False
@@ -153,7 +154,8 @@ class OpenVPNDialogue:
             yield from self._end_of_history()
         elif match := _LOG_LINE.fullmatch(line):
             self._now = int(match[1])
-            yield from self._log(match[2])
+            self._complain(match[2], match[3])
+            yield from self._log(match[3])
         elif match := _STATE_LINE.fullmatch(line):
             yield from self._remember(self._state(*match.groups(default="")))
         else:
@@ -212,8 +214,13 @@ class OpenVPNDialogue:
 
     def _note(self, line: str) -> None:
         """Remember what a line of the log explains; of the decisive ones the first counts."""
-        self._decisive = self._decisive or explanation(FATAL, line)
-        self._hint = explanation(HINT, line) or self._hint
+        self._decisive = self._decisive or line_explanation(FATAL, line)
+        self._hint = line_explanation(HINT, line) or self._hint
+
+    def _complain(self, flags: str, line: str) -> None:
+        """Remember it if it is about an error."""
+        if "N" in flags or "F" in flags:
+            self._complaint = line
 
     # --- what they mean
     # ------------------------------------------------------------------------------------------------------
@@ -234,7 +241,8 @@ class OpenVPNDialogue:
         self, when: str, state: str, detail: str, address: str, peer: str, address6: str
     ) -> Iterator[Answer]:
         if state == "CONNECTED" and detail == "SUCCESS":
-            self._connected, self._lost, self._hint, self._decisive = True, None, None, None
+            self._connected, self._lost = True, None
+            self._forget()
             self._login.accepted()
             yield Connected(
                 address or None,
@@ -274,7 +282,7 @@ class OpenVPNDialogue:
             else None
         )
         retryable = failed.reason in (_UNSEEN if self._login.spent else _RETRYABLE) and not self._connected
-        self._hint = self._decisive = None
+        self._forget()
         if question is not None or detail == RENEW:
             self._connected, self._lost = False, None
             yield from question or ()
@@ -285,6 +293,11 @@ class OpenVPNDialogue:
             if failed.reason in _UNSEEN:
                 self._login.unused()
             yield NextServer()
+
+    def _forget(self) -> None:
+        """What the log said about the attempt that is over."""
+        self._hint = self._decisive = None
+        self._complaint = ""
 
     def _explain(self, detail: str) -> Failed:
         """The end of an attempt in our words: its hint in the log knows more than its STATE."""
@@ -301,7 +314,7 @@ class OpenVPNDialogue:
             return Failed(
                 Reason.CHALLENGE, f"nobody did in time what the server asks for: {self._login.unanswered}"
             )
-        return failed
+        return Failed(failed.reason, quoting(failed.text, self._complaint))
 
 
 def _because(failed: Failed, decisive: Failed) -> Failed:

@@ -90,7 +90,7 @@ STATE = table(
     (
         r"tls-error|connection-reset",
         Reason.HANDSHAKE,
-        "the server refused the handshake without a word (certificate, tls key, clock?)",
+        "the server ended the handshake and does not say why (certificate, tls key, clock?)",
     ),
     (r"process-push-msg-failed", Reason.PROTOCOL, "what the server pushed cannot be used"),
 )

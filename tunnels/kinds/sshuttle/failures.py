@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from tunnels.base import Failed, Reason
-from tunnels.failure_patterns import Table, explanation, table
+from tunnels.failure_patterns import Table, line_explanation, table
 from tunnels.kinds.sshuttle.limits import JUMP, REMOTE
 
 # output of the remote host, whatever it looks like; output of one worker of several, as long as others are
@@ -128,5 +128,5 @@ def explained(line: str) -> Failed | None:
     if _NO_NEWS.match(line):
         return None
     if line.startswith(JUMP):
-        return explanation(_JUMP_LINES, line.removeprefix(JUMP))
-    return explanation(_OWN_LINES if _OWN.match(line) else _SSH_LINES, line)
+        return line_explanation(_JUMP_LINES, line.removeprefix(JUMP))
+    return line_explanation(_OWN_LINES if _OWN.match(line) else _SSH_LINES, line)
