@@ -272,6 +272,28 @@ class AlertSettings(Settings):
     routing_key: Secret | None = Field(None, description="another PagerDuty service for this tunnel")
 
 
+def _checked_argv(value: tuple[str, ...]) -> tuple[str, ...]:
+    if any("\0" in word for word in value):
+        raise ValueError("a word holds a zero character")
+    if not value or not value[0].startswith("/"):
+        raise ValueError("the first word is the absolute path of a program, such as /usr/local/bin/notify")
+    return value
+
+
+_Argv = Annotated[tuple[str, ...], AfterValidator(_checked_argv)]
+
+
+class Hooks(Settings):
+    """Programs of yours that are run when a tunnel changes: without a shell, as an unprivileged user."""
+
+    up: _Argv | None = Field(None, description="program and arguments, run when the tunnel has come up")
+    down: _Argv | None = Field(None, description="the same when it is not up any more, or is unhealthy")
+    changed: _Argv | None = Field(
+        None, description="the same after every transition, also after those that `up` and `down` are for"
+    )
+    timeout: Pause = Field(30.0, description="a hook that runs longer is killed, and has failed")
+
+
 _PORTS = re.compile(r"(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 
 
@@ -342,6 +364,7 @@ class Tunnel(Settings):
     probe: Probe = Field(default_factory=Probe)
     reconnect: Reconnect = Field(default_factory=Reconnect)
     alert: AlertSettings = Field(default_factory=AlertSettings)
+    hooks: Hooks = Field(default_factory=Hooks)
     allow: tuple[Allowance, ...] | None = Field(
         None, description="which staff segments may enter; absent means everybody"
     )

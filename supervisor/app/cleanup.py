@@ -14,6 +14,7 @@ from supervisor.app.directories import lock, refused, tidy
 from supervisor.app.first_plan import first_plan
 from supervisor.app.stores.changed_sysctls import ChangedSysctls
 from supervisor.app.stores.state_store import forget
+from supervisor.clients import hooks
 from supervisor.clients.cgroup import ClientGroup
 from supervisor.clients.process_journal import Journal
 from supervisor.clients.sweep import sweep
@@ -50,6 +51,7 @@ async def clean(runtime_dir: Path, state_dir: Path, name: str, keep: bool = Fals
             lines += [f"removed device {name}" for name in await remove_devices()]
         disk.make_way(runtime_dir / disk.CONTROL_SOCKET)
         forget(runtime_dir)
+        hooks.forget(runtime_dir)
         return lines
     finally:
         if locked is not None:

@@ -287,6 +287,7 @@ class Daemon:
             held=parts.stores.stopped.names,
             restart=restart,
         )
+        parts.reports.hooks.set(parts.engine.snapshot)
         parts.watchers.certificates.set(config.tunnels)
         parts.reports.pagers.route(paging(parts.identity, config))
         parts.reports.auditing.set(config.audit)

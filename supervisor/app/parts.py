@@ -22,6 +22,7 @@ from supervisor.app.watchers.http_address import HttpAddress
 from supervisor.app.watchers.loop_watchdog import LoopWatchdog
 from supervisor.app.watchers.server_tls import TlsRenewal
 from supervisor.clients.cgroup import ClientGroup
+from supervisor.clients.hooks import HookRunner
 from supervisor.clients.input_watcher import InputWatcher
 from supervisor.clients.runner import Runner
 from supervisor.control.sd_notify import SystemdNotifier
@@ -72,6 +73,7 @@ class Reports:
     pagers: Pagers
     auditing: Auditing
     page_model: StatusPageModel
+    hooks: HookRunner
 
 
 @dataclass(frozen=True, slots=True)

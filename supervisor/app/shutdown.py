@@ -34,6 +34,7 @@ from supervisor.core.views.drain_text import all_counted, drains, silence, waits
 from tunnels.base import Reason
 
 LOG_OFF_SECONDS = 3.0  # for all clients to end when the flows are cut
+HOOKS_SECONDS = 3.0  # for the hooks to be told of the end
 KILL_SECONDS = 1.0  # for them to be gone after SIGKILL
 STATUS_SECONDS = 10.0  # between two signs of life to the service manager, at most
 LOG_SECONDS = 600.0  # between two lines in the log
@@ -116,6 +117,7 @@ class Shutdown:
             self._hand_over()
             return
         await self.log_off()
+        await parts.reports.hooks.finish(HOOKS_SECONDS)
         parts.data_plane.prober.set({})
         await parts.data_plane.network.close(keep=keep_closed or self._config.on_exit == "keep")
         try:

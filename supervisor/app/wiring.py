@@ -45,6 +45,7 @@ from supervisor.app.watchers.http_address import HttpAddress
 from supervisor.app.watchers.loop_watchdog import LoopWatchdog
 from supervisor.app.watchers.server_tls import TlsRenewal
 from supervisor.clients.cgroup import ClientGroup
+from supervisor.clients.hooks import HookRunner, HookSources
 from supervisor.clients.input_watcher import InputWatcher
 from supervisor.clients.processes import boot_id
 from supervisor.clients.runner import Runner
@@ -171,13 +172,12 @@ def _data_plane(base: _Base, host: HostWatch, owner: Owner, kept: Mapping[str, s
     first = ChangedSysctls(base.state_dir)
     network = KernelNetwork(base.inbox.post, _log_warning, changed=host.changed, first=first)
     base.closing.add("network", lambda: network.close(keep=True))
-    private = (*base.files.directories, base.state_dir)
     group = None if owner.spares_clients else ClientGroup(base.identity.facilitator)
     if group is not None:
         base.closing.add("client group", group.close)
     runner = Runner(
         base.runtime_dir,
-        ClientSources(base.kinds, base.files.inputs, base.engine.lane, private, group=group),
+        ClientSources(base.kinds, base.files.inputs, base.engine.lane, _private(base), group=group),
         base.inbox.post,
         on_line=_log_client_line,
         codes=Codes(base.state_dir / "codes.json"),
@@ -267,7 +267,22 @@ def _reports(
             base.secrets.mask,
         )
     )
-    return Reports(metrics, last_failures, history, pagers, auditing, page_model)
+    hook_runner = _hooks(base, runner)
+    return Reports(metrics, last_failures, history, pagers, auditing, page_model, hook_runner)
+
+
+def _hooks(base: _Base, runner: Runner) -> HookRunner:
+    private = (base.runtime_dir.resolve(), *(each.resolve() for each in _private(base)))
+    mask, name = base.secrets.mask, base.identity.facilitator
+    sources = HookSources(name, runner.reaper, runner.log, mask, private)
+    hooks = HookRunner(base.runtime_dir, sources, base.inbox.post)
+    base.closing.add("hooks", hooks.close)
+    return hooks
+
+
+def _private(base: _Base) -> tuple[Path, ...]:
+    """Directories of the daemon that neither clients nor hooks may open."""
+    return (*base.files.directories, base.state_dir)
 
 
 def _stores(base: _Base, inputs: InputWatcher, path: Path, last_end: LastEnd) -> Stores:
@@ -303,6 +318,7 @@ def _outputs(
             reports.history,
             auditing,
             stores.second_sessions,
+            reports.hooks,
             status,
         ),
         watchers=(
@@ -314,6 +330,7 @@ def _outputs(
             watchers.configuration,
             watchers.loop,
             watchers.http,
+            reports.hooks,
         ),
         keepers=(stores.records,),
     )

@@ -78,7 +78,12 @@ def check(config: Path, no_files: bool, show: bool) -> None:
             say(line)
     remarks = [] if no_files else _files(config, valid)
     enclosed = [] if no_files else _enclosed(config, valid)
-    missing = (*_missing(valid), *enclosed, *(str(each) for each in remarks if each.weight is Weight.WARNING))
+    missing = (
+        *_missing(valid),
+        *_hooks(valid),
+        *enclosed,
+        *(str(each) for each in remarks if each.weight is Weight.WARNING),
+    )
     for warning in (*map(str, valid.warnings), *(f"warning: {text}" for text in missing)):
         say(warning, err=True)
     for remark in remarks:
@@ -114,6 +119,19 @@ def _enclosed(path: Path, config: Config) -> list[str]:
     gateways = literal(config.tunnels, Files(path.resolve().parent, lambda _: None))
     facts = HostFacts(requirements=requirements(config, KINDS), endpoints=gateways)
     return [finding.text for finding in enclosed(facts)]
+
+
+def _hooks(config: Config) -> list[str]:
+    """Hooks whose program this host cannot run; it may be another one that will run them."""
+    from supervisor.app.preflight.programs import unusable_program
+
+    return [
+        f"tunnels.{name}.hooks.{event}: {trouble}"
+        for name, tunnel in config.tunnels.items()
+        for event in ("up", "down", "changed")
+        if (argv := getattr(tunnel.hooks, event)) is not None
+        and (trouble := unusable_program(argv[0])) is not None
+    ]
 
 
 def _missing(config: Config) -> list[str]:

@@ -86,6 +86,14 @@ def tag_of(pid: int) -> str | None:
     )
 
 
+def user_of(pid: int) -> int | None:
+    """The effective uid of the process; None: there is no such process."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+
+
 def children(pid: int, threads: int | None = None) -> set[int]:
     """The direct children, including zombies. Takes microseconds, because /proc is not scanned. `threads`:
     the number of threads of the process, if known.

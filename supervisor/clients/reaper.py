@@ -27,6 +27,7 @@ class ProcessTree:
     tag: str
     child: bool = True  # of this daemon; False: adopted, and the child of another process
     seen: dict[int, int] = field(default_factory=dict)  # pid -> start time of descendants seen before the end
+    uid: int | None = None  # a user that nothing else on this host has
 
     def look(self) -> None:
         """Record the descendants while they can still be found through their parents."""
@@ -40,7 +41,9 @@ class ProcessTree:
 
     def owns(self, pid: int, known: processes.Stat, tag: str | None) -> bool:
         """The orphan belongs to the client."""
-        return tag == self.tag or known.session == self.pid or self.seen.get(pid) == known.start
+        if tag == self.tag or known.session == self.pid or self.seen.get(pid) == known.start:
+            return True
+        return self.uid is not None and processes.user_of(pid) == self.uid
 
 
 class Reaper:

@@ -25,6 +25,7 @@ from supervisor.clients.client import Client
 from supervisor.clients.launch import SpawnError
 from supervisor.clients.line_handlers import LineHandlers
 from supervisor.clients.local_addresses import local_addresses
+from supervisor.clients.log import Log
 from supervisor.clients.orders import Key, Order
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.reaper import Reaper
@@ -171,6 +172,15 @@ class Runner:
     def running(self) -> tuple[Key, ...]:
         """Tunnel and session of each client whose end was not posted yet."""
         return tuple(self._clients)
+
+    @property
+    def reaper(self) -> Reaper:
+        """Whoever starts another child in a session of its own tells it."""
+        return self._reaper
+
+    def log(self, tunnel: str) -> Log:
+        """The log of the tunnel's clients."""
+        return self._handlers.log(tunnel)
 
     def tail(self, tunnel: str, count: int) -> list[str]:
         """The last lines of the tunnel's clients, secrets masked, oldest first; at most 200."""

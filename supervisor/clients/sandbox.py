@@ -148,6 +148,12 @@ def boundary(
     )
 
 
+def open_beside(program: str, private: Sequence[Path]) -> Iterator[tuple[str, int]]:
+    """What a program of the operator may open: everything but the private directories, and itself."""
+    yield from ((path, CHANGE | RUN | USE) for path in _beside("/", private))
+    yield from ((path, RUN) for path in _program(program, private))
+
+
 @functools.cache
 def _common() -> tuple[tuple[str, int], ...]:
     """What all clients have in common."""

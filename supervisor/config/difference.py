@@ -20,6 +20,7 @@ _LIVE = frozenset(
         "probe",
         "reconnect",
         "alert",
+        "hooks",
         "allow",
         "login.max_attempts",
         "login.reconnect_on_change",

@@ -95,6 +95,7 @@ async def test_every_part_that_can_be_closed_has_registered_it(tmp_path: Path) -
         "ConfigurationFile",
         "FlowWatch",
         "History",
+        "HookRunner",
         "InputWatcher",
         "KernelNetwork",
         "Pagers",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -87,3 +88,20 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def unusable_program(path: str) -> str | None:
+    """Why an unprivileged user cannot run the program at this path; None: it can, or that cannot be seen."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{path} does not exist on this host"
+    except OSError:
+        return None
+    if not stat.S_ISREG(mode):
+        return f"{path} is not a program"
+    if not mode & stat.S_IXOTH:
+        return (
+            f"{path} is not executable for everybody, and hooks run as an unprivileged user: chmod 755 {path}"
+        )
+    return None

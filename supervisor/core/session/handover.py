@@ -361,8 +361,8 @@ def _soon_answered(active: SessionState | None) -> bool:
 
 
 def beside(probe: Probe, state: TunnelState) -> Probe:
-    """How the sessions are probed: quickly, while it is to be learned whether two can live, or whether a silent
-    one is back.
+    """How the sessions are probed: quickly, while it is to be learned whether two can live, or whether a
+    silent one is back.
     """
     standby = state.standby
     learning = standby is not None and standby.phase is Phase.UP
