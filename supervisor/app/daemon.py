@@ -20,7 +20,6 @@ import structlog
 
 from supervisor import disk
 from supervisor.app.adoption import inherit
-from supervisor.app.background import BackgroundTasks
 from supervisor.app.directories import lock, make_directory, refused, tidy
 from supervisor.app.engine_view import stalled
 from supervisor.app.files import errors_of
@@ -34,12 +33,8 @@ from supervisor.app.shutdown import Shutdown, ShutdownRequests
 from supervisor.app.status_line import summary
 from supervisor.app.stores.last_configuration import Loaded, load_or_last_good, loaded
 from supervisor.app.stores.upgrade_document import HandoverDocument, check_requested, received
-from supervisor.app.traffic_readers import SessionMeter
+from supervisor.app.tasks import start_tasks
 from supervisor.app.upgrade import Upgrade
-from supervisor.app.watchers.endpoints import EndpointWatch
-from supervisor.app.watchers.idle import IdleWatch
-from supervisor.app.watchers.loop_watchdog import feed
-from supervisor.app.watchers.source_addresses import SourceAddressWatch
 from supervisor.app.wiring import RunInputs, build, paging
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.processes import (
@@ -58,11 +53,9 @@ from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.session.lifetime import REMEMBERED_SESSIONS, remembered
 from supervisor.core.views.documents import ReloadDocument, UpgradeDocument
 from supervisor.kernel.errors import KernelError
-from supervisor.kernel.uplink import UplinkWatch
 from supervisor.reports.history.last_failures import MAX_FAILURES
 from supervisor.reports.log.configure import configure
 from supervisor.reports.log.redact import Secrets
-from supervisor.reports.metrics import loop_lag
 from supervisor.version import version
 from tunnels.base import AnyKind
 from tunnels.registry import KINDS
@@ -186,29 +179,13 @@ class Daemon:
             parts.reports.pagers.change(text, {"tunnels": ", ".join(config.tunnels)})
 
     def _start_background(self) -> None:
-        parts, post = self._parts, self._parts.inbox.post
-        engine, reports, watchers = parts.engine, parts.reports, parts.watchers
-        background = BackgroundTasks(parts.faults)
-        parts.closing.add("background tasks", background.close)
-        background.start("loop lag", lambda: loop_lag.watch(self._turns))
-        background.start("watchdog", lambda: feed(parts.notifier, partial(stalled, engine)))
-        background.start("certificates", watchers.certificates.run)
-        background.start("quiet", IdleWatch(engine, SessionMeter(engine.lane), post).run)
-        background.start("uplink", UplinkWatch(post).run)
-        sources = parts.data_plane.runner.local_addresses
-        background.start("source addresses", SourceAddressWatch(lambda: engine.snapshot, sources, post).run)
-        missed = parts.data_plane.prober.missed
-        background.start("endpoints", EndpointWatch(lambda: engine.snapshot, parts.kinds, post, missed).run)
-        background.start("status page samples", reports.page_model.run)
-        background.start("host watch", watchers.host.run)
-        background.start("http address", watchers.http.run)
-        watchers.loop.start()
-        background.start("loop watchdog", watchers.loop.run)
-        if watchers.loop.last_stack:
-            how = "was stuck and was ended" if watchers.loop.was_stuck else "crashed"
-            self._log.error(f"the last daemon {how}", stack=watchers.loop.last_stack)
+        parts = self._parts
+        start_tasks(parts)
+        if parts.watchers.loop.last_stack:
+            how = "was stuck and was ended" if parts.watchers.loop.was_stuck else "crashed"
+            self._log.error(f"the last daemon {how}", stack=parts.watchers.loop.last_stack)
         if self._process.watch:
-            watchers.configuration.watch(self._requests.reload.set)
+            parts.watchers.configuration.watch(self._requests.reload.set)
 
     async def _begin(self) -> frozenset[str]:
         """Close the kernel and adopt what an earlier daemon has left. Returns the tunnels whose settings have
@@ -401,8 +378,3 @@ class Daemon:
             process, parent = self._process, self._ownership.parent
             upgrade = Upgrade(self._parts, self._config, process.lock, process.log_written, parent)
             return {"errors": await upgrade.run()}
-
-    def _turns(self, lag: float) -> None:
-        """The loop turns, once a second; `lag`: the worst delay lately."""
-        self._parts.reports.metrics.loop_lag(lag)
-        self._parts.reports.history.alive()
