@@ -65,18 +65,24 @@ class _Attempt:
 
 
 class Poller:
-    """A client that asks a web server every 10 ms for as long as the context lasts."""
+    """A client that asks a web server again and again for as long as the context lasts."""
 
     def __init__(
-        self, namespace: Namespace, address: IPv4Address, directory: Path, patience: float = 0.5
+        self,
+        namespace: Namespace,
+        address: IPv4Address,
+        directory: Path,
+        patience: float = 0.5,
+        interval: float = 0.01,
     ) -> None:
-        """`patience`: seconds after which it takes a request for lost."""
+        """`patience`: seconds after which it takes a request for lost; `interval`: between two requests."""
         self._namespace, self._address, self._patience = namespace, address, patience
+        self._interval = interval
         self._file = directory / f"poll-{address}-{time.monotonic_ns()}"
 
     def __enter__(self) -> Poller:
         with self._file.open("w") as output:
-            argv = program("poll", str(self._address), str(self._patience))
+            argv = program("poll", str(self._address), str(self._patience), str(self._interval))
             self._process = self._namespace.popen(*argv, stdout=output, start_new_session=True)
         return self
 

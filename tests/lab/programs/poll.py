@@ -1,18 +1,18 @@
-"""Ask for http://ADDRESS/ every 10 ms; print `start` when an attempt begins, `start end ok` when it is over.
+"""Ask for http://ADDRESS/ again and again; print `start` when an attempt begins, `start end ok` at its end.
 
 All times are in monotonic seconds.
 An attempt has PATIENCE seconds. Half a second tells how long a tunnel is away: a longer one would measure the
 client's own SYN retransmission. Whether a request gets lost tells only a long one: on a busy machine an
 answer may take its time.
 
-    python poll.py ADDRESS PATIENCE
+    python poll.py ADDRESS PATIENCE INTERVAL
 """
 
 import asyncio
 import sys
 import time
 
-ADDRESS, INTERVAL, PATIENCE = sys.argv[1], 0.01, float(sys.argv[2])
+ADDRESS, PATIENCE, INTERVAL = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 REQUEST = f"GET / HTTP/1.1\r\nHost: {ADDRESS}\r\nConnection: close\r\n\r\n".encode()
 
 
