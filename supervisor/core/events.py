@@ -120,6 +120,16 @@ class AddressConflict(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class InterfaceRepaired(Event):
+    """Another program had changed the session's network device; it is as it must be again. `text` says what
+    was wrong.
+    """
+
+    device: str | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceLost(Event):
     """This host no longer has the address from which the session's client talks to its gateway."""
 

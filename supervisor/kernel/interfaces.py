@@ -28,7 +28,7 @@ from common.rtnetlink import (
     read_address,
 )
 from common.token_bucket import TokenBucket
-from supervisor.core.events import AddressConflict, DeviceLost, Event
+from supervisor.core.events import AddressConflict, DeviceLost, Event, InterfaceRepaired
 from supervisor.core.network.layout import HostFeatures
 from supervisor.core.network.plan import Lane, NetworkPlan
 from supervisor.core.session.address_conflict import AddressesInUse, conflict
@@ -44,8 +44,8 @@ RESOLVERS = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 
 
 class Interfaces:
-    """`netlink` is the routing socket, which somebody else opens and closes; `post` takes AddressConflict;
-    `note` takes what the kernel refuses.
+    """`netlink` is the routing socket, which somebody else opens and closes; `post` takes AddressConflict
+    and InterfaceRepaired; `note` takes what the kernel refuses.
     """
 
     def __init__(
@@ -127,12 +127,14 @@ class Interfaces:
         return await self._change(host_address(index, address) for index, address in missing)
 
     def _tell(self, lane: Lane, text: str) -> None:
-        """Log what somebody else has done to an interface, and count it."""
+        """Log and post what somebody else has done to an interface, and count it."""
         self.repairs += 1
         left = self._healed.at_time(time.monotonic()).take()
         if left is not None:
             self._healed = left
-            self._note(f"{text}: another program has changed it", {"tunnel": lane.tunnel})
+            text = f"{text}: another program has changed it"
+            self._note(text, {"tunnel": lane.tunnel})
+            self._post(InterfaceRepaired(lane.tunnel, device=lane.device, text=text))
 
     async def _clear(self, plan: NetworkPlan, host: HostFeatures, held: Sequence[Held]) -> bool:
         messages: list[NetlinkRequest] = []

@@ -35,6 +35,7 @@ happenings = st.one_of(
     st.builds(lambda left: lambda n: ev.FlowsCounted("t", left=left), st.integers(0, 2)),
     st.just(lambda n: ev.InputsChanged("t")),
     st.just(lambda n: ev.DeviceLost("t")),
+    st.just(lambda n: ev.InterfaceRepaired("t", text="t-t was set down")),
     st.just(lambda n: ev.SourceLost("t", n, "192.0.2.5")),
     st.builds(lambda old: lambda n: ev.Spawned("t", n - old, 7), sessions),
     st.builds(

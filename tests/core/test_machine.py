@@ -9,7 +9,9 @@ from supervisor.core.session.liveness import ROUNDS
 from supervisor.core.session.machine import KILL_INTERVAL_SECONDS
 from supervisor.core.session.retry import CURABLE_SECONDS, POLICIES, Page, Retry, backoff, not_retried
 from supervisor.core.session.step import HANDLED, step
-from supervisor.core.state import Health, Phase, Reach, Session, TunnelState, Want
+from supervisor.core.session.transitions import transitions
+from supervisor.core.snapshot import Uplink
+from supervisor.core.state import Failure, Health, Phase, Reach, Session, TunnelState, Want
 from tests.core.moments import moment
 from tests.states import but, tunnel_state
 from tunnels.base import Connected, Failed, Reason
@@ -64,6 +66,7 @@ EXPECTED = {
     (Phase.STARTING, ev.Tick): Phase.STOPPING,
     (Phase.UP, ev.Exited): Phase.BACKOFF,
     (Phase.UP, ev.DeviceLost): Phase.STOPPING,
+    (Phase.UP, ev.SourceLost): Phase.STOPPING,
     (Phase.STARTING, ev.AddressConflict): Phase.STOPPING,
     (Phase.UP, ev.AddressConflict): Phase.STOPPING,
     (Phase.BACKOFF, ev.Asked): Phase.STARTING,
@@ -361,3 +364,24 @@ def test_a_path_mtu_is_kept_until_the_next_session_has_its_own() -> None:
     state, _ = run(state, *connected, ev.PathMtu("acme", 1, 1400))
     assert state.session.path_mtu == 1300
     assert run(state, ev.PathMtu("acme", 2, None))[0].session.path_mtu is None
+
+
+def test_what_was_put_right_at_an_interface_is_kept_and_the_session_goes_on() -> None:
+    before = healthy()
+    event = ev.InterfaceRepaired("acme", device="t-acme", text="t-acme was set down; it is as it was")
+    result = step(moment(TUNNEL, 100.0), before, event)
+    assert result.actions == ()
+    after = result.tunnel
+    assert (after.phase, after.health, after.session.number) == (Phase.UP, before.health, 1)
+    assert after.failure == Failure(Reason.LOCAL, event.text, 100.0)
+    (told,) = transitions(moment(TUNNEL, 100.0), before, result, Uplink())
+    assert (told.before, told.after, told.reason, told.text) == (Phase.UP, Phase.UP, Reason.LOCAL, event.text)
+
+
+def test_a_session_whose_source_address_is_gone_ends_at_once_and_names_it() -> None:
+    after, actions = run(healthy(), ev.SourceLost("acme", 1, "198.51.100.2"))
+    assert after.phase is Phase.STOPPING
+    assert [type(action) for action in actions] == [ev.Terminate]
+    assert after.failure is not None
+    assert after.failure.reason is Reason.NETWORK
+    assert "198.51.100.2" in after.failure.text

@@ -68,6 +68,9 @@ def test_what_was_done_to_an_interface_is_undone_at_once(lab: Lab, daemon: LabDa
             print(f"{name}: {said}, undone within {seconds:.2f} s")
             assert seconds <= 1.0 * NOISE
             eventually(lambda: said in logged(daemon, name), 5, "it is said")  # noqa: B023
+            eventually(lambda: said in (daemon.tunnel(name)["last_error"] or ""), 5, "status")  # noqa: B023
+            told = daemon.cli("history", name, "--json").stdout
+            assert said in told
         assert daemon.sessions() == sessions
     carries(lab, daemon, STRONGSWAN)
     assert daemon.metric("facilitator_kernel_repairs_total", what="interface") >= 5

@@ -115,3 +115,27 @@ def test_rekeying_is_not_the_end_of_a_session(lab: Lab, config: Config, server: 
         carries(lab, daemon, "acme-key")
         server.end_sessions("psk")  # and the end is one
         eventually(lambda: daemon.sessions()["acme-key"] != before["acme-key"], 10, "it is noticed")
+
+
+def test_networks_that_the_gateway_does_not_carry_are_told(
+    lab: Lab, config: Config, server: StrongSwanServer
+) -> None:
+    """It narrows what is asked for (RFC 7296, 2.9): what is left over would vanish in silence."""
+    text = server.swanctl_config("psk").replace("remote_ts = 10.77.0.0/24", "remote_ts = 10.77.0.0/16")
+    lab.set_secret("acme-psk.conf", text)
+    only = config["tunnels"]["acme-key"] | {"destinations": ["10.77.0.0/16"], "alert": {"after": "3s"}}
+    with lab.daemon({**config, "tunnels": {"acme-key": only}}) as daemon:
+        carries(lab, daemon, "acme-key")
+        said = "agreed to carry only 10.77.0.0/24, which is not all of 10.77.0.0/16 in destinations"
+        found = eventually(
+            lambda: [each for each in daemon.status()["conditions"] if said in each["text"]],
+            10,
+            "status tells it",
+        )
+        assert [(each["name"], each["severity"], each["incident"]) for each in found] == [
+            ("not-carried:acme-key", "warning", True)
+        ]
+        assert daemon.tunnel("acme-key")["health"] == "healthy"
+        asked = daemon.cli("why", "10.77.9.9").stdout
+        assert "it agreed to carry only 10.77.0.0/24" in " ".join(asked.split()), asked
+        assert "agreed to carry only" not in daemon.cli("why", "10.77.0.10").stdout

@@ -477,3 +477,14 @@ def test_answers_must_leave_towards_the_staff(source: str | None, back: RouteDec
     answer = asked(facts("10.77.0.10", source=source), back=back)
     assert (answer.outcome, problems(answer)) == ("blocked", ["way back"])
     assert words in step(answer, "way back")
+
+
+def test_an_address_that_the_remote_gateway_did_not_agree_to_carry_is_named() -> None:
+    def said(address: str, **states: str) -> list[tuple[str, str, str]]:
+        steps = asked(facts(address, **states)).steps
+        return [(step.name, step.status.value, step.text) for step in steps if "agreed to carry" in step.text]
+
+    text = "it agreed to carry only 10.77.0.0/28; to do: have 10.77.0.77 added there"
+    assert said("10.77.0.77", acme="narrow") == [("remote gateway", "problem", text)]
+    assert said("10.77.0.10", acme="narrow") == [], "this one it carries"
+    assert said("10.77.0.77") == [], "a kind that agrees on nothing"

@@ -107,6 +107,7 @@ STATES: Mapping[str, TunnelState] = {
         misses=30,
         failure=Failure(Reason.DESTINATION, "the tunnel works, but nothing answers", NOW - 60),
     ),
+    "narrow": but(HEALTHY, session=replace(SESSION, agreed=(ip_network("10.77.0.0/28"),))),
     "bad": but(HEALTHY, degraded="9 of 24 probe rounds unanswered"),
     "starting": tunnel_state(
         phase=Phase.STARTING,

@@ -59,7 +59,7 @@ def about_standby(state: TunnelState, event: ev.Event) -> SessionState | None:
     if standby is None:
         return None
     lost = (
-        isinstance(event, ev.DeviceLost | ev.AddressConflict)
+        isinstance(event, ev.DeviceLost | ev.AddressConflict | ev.InterfaceRepaired)
         and event.device is not None
         and event.device == standby.session.device
     )

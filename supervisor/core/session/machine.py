@@ -213,6 +213,11 @@ def _device_lost(c: StepContext, session: SessionState, event: ev.DeviceLost) ->
     return terminated(c, _failed(c, session, Reason.DEVICE_LOST, text), Reason.DEVICE_LOST)
 
 
+def _interface_repaired(c: StepContext, session: SessionState, event: ev.InterfaceRepaired) -> SessionStep:
+    """The session goes on; that something went wrong is kept."""
+    return SessionStep(_failed(c, session, Reason.LOCAL, event.text))
+
+
 def _source_lost(c: StepContext, session: SessionState, event: ev.SourceLost) -> SessionStep:
     text = f"this host has lost the address {event.address}, from which the client talked to its gateway"
     return terminated(c, _failed(c, session, Reason.NETWORK, text), Reason.NETWORK)
@@ -343,6 +348,7 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType(
         (Phase.UP, ev.Delayed): _delayed,
         (Phase.UP, ev.Exited): _exited,
         (Phase.UP, ev.DeviceLost): _device_lost,
+        (Phase.UP, ev.InterfaceRepaired): _interface_repaired,
         (Phase.UP, ev.SourceLost): _source_lost,
         (Phase.UP, ev.AddressConflict): _address_conflict,
         (Phase.UP, ev.PathMtu): _path_mtu,

@@ -117,11 +117,20 @@ def _without_tunnel(standing: _Standing, active: SessionState | None = None) -> 
 
 
 def _moved(before: _Standing, after: _Standing) -> bool:
-    """Whether the step is recorded: phase, health or session changed, or the reason changed while connected.
-    (While it is not, a changed reason is only a request that waits.)
+    """Whether the step is recorded: phase, health or session changed, or the reason changed while connected,
+    or something went wrong that it outlived. (While it is not connected, a changed reason is only a request
+    that waits.)
     """
     changed = (before.phase, before.health, before.number) != (after.phase, after.health, after.number)
-    return changed or (after.phase is Phase.UP and before.reason is not after.reason)
+    return (
+        changed or (after.phase is Phase.UP and before.reason is not after.reason) or _outlived(before, after)
+    )
+
+
+def _outlived(before: _Standing, after: _Standing) -> bool:
+    """Something went wrong with a connected session, which goes on."""
+    same = (before.phase, before.number) == (Phase.UP, after.number) and after.phase is Phase.UP
+    return same and after.failure is not None and after.failure is not before.failure
 
 
 def _transition(
@@ -136,7 +145,7 @@ def _transition(
         before.phase,
         after.phase,
         after.health,
-        after.reason,
+        after.failure.reason if after.failure is not None and _outlived(before, after) else after.reason,
         text,
         c.now,
         c.now - before.since,
