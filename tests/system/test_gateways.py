@@ -14,6 +14,7 @@ import pytest
 from tests.lab import CUSTOMER, Lab, LabDaemon
 from tests.lab.config import Config
 from tests.lab.name_server import LabNameServer
+from tests.lab.network import BASTION
 from tests.lab.ocserv import USER, OcservServer
 from tests.lab.pki import Authority
 from tests.lab.servers import PASSWORD
@@ -133,6 +134,26 @@ def test_the_first_servers_of_an_openvpn_profile_may_be_dead(
     with resolving_daemon(lab, {**config, "tunnels": {"acme-dc": many}}) as daemon:
         begun = time.monotonic()
         daemon.wait_for("acme-dc", 180, phase="up", health="healthy")
+        seconds = time.monotonic() - begun
+        print(f"healthy after {seconds:.1f} s")
+        assert seconds <= 120.0 * NOISE
+
+
+@pytest.mark.timed
+@pytest.mark.usefixtures("elsewhere")
+def test_the_first_addresses_of_an_ssh_host_may_be_dead(
+    lab: Lab, config: Config, resolver: LabNameServer
+) -> None:
+    """They are silent, so each costs ssh its ConnectTimeout."""
+    resolver.set(HOST, *DEAD, BASTION)
+    cloud = config["tunnels"]["own-cloud"]
+    known = Path(cloud["known_hosts"]).read_text().replace(str(BASTION), HOST)
+    lab.set_secret("many-known-hosts", known)
+    remote = cloud["remote"].replace(str(BASTION), HOST)
+    many = {**cloud, "remote": remote, "known_hosts": str(lab.directory / "many-known-hosts")}
+    with resolving_daemon(lab, {**config, "tunnels": {"own-cloud": many}}) as daemon:
+        begun = time.monotonic()
+        daemon.wait_for("own-cloud", 180, phase="up", health="healthy")
         seconds = time.monotonic() - begun
         print(f"healthy after {seconds:.1f} s")
         assert seconds <= 120.0 * NOISE

@@ -72,6 +72,10 @@ SSH_OPTIONS = frozenset(
 )
 _CANONICAL = MappingProxyType({name.lower(): name for name in SSH_OPTIONS})
 
+# ssh tries the addresses of a name one after the other and gives each its ConnectTimeout of 10 s, as measured
+# with OpenSSH 9.2: the last of eight must still get its turn.
+START_SECONDS = 100.0
+
 
 class Sshuttle(Tunnel):
     """A tunnel of kind sshuttle."""
@@ -335,6 +339,7 @@ SSHUTTLE = Kind(
     binaries=("ssh",),
     examine=_examine,
     drops_root=True,
+    start_timeout=START_SECONDS,
     uses=lambda tunnel: frozenset(),
     tcp_port=lambda tunnel: tunnel.first_hop.port,
     connections_per_source=lambda tunnel: tunnel.workers * WORKER_CONNECTIONS_PER_SOURCE,
