@@ -5,11 +5,19 @@ from __future__ import annotations
 import re
 
 import pytest
+from rich.console import Console
 
+from supervisor.cli.status_table import status_view
+from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.session.reason_pages import PAGE, REASON_PAGES, runbook_url
 from supervisor.core.session.reasons import is_failure
+from supervisor.core.snapshot import Snapshot
+from supervisor.core.state import Failure, Health, Phase
+from supervisor.core.views.status_json import DaemonIdentity, status_document
 from tests.architecture.document import ROOT
+from tests.states import tunnel_state
 from tunnels.base import Reason
+from tunnels.settings import Tunnel
 
 FAILURES = [reason for reason in Reason if is_failure(reason)]
 
@@ -34,3 +42,26 @@ def test_an_address_of_their_own() -> None:
 @pytest.mark.parametrize("word", ["connected", "stopped", "of-another-version", "uplink-of-this-host"])
 def test_what_is_no_failure_has_none(word: str) -> None:
     assert runbook_url(PAGE, word) is None
+
+
+def test_status_names_it_while_the_tunnel_is_not_well() -> None:
+    """In JSON for each failure, in the table where somebody has to cure it."""
+    base = "https://wiki.example.net/reasons"
+    failed = {
+        name: tunnel_state(phase=Phase.BACKOFF, reason=reason, failure=Failure(reason, "text", 1.0))
+        for name, reason in (("cured", Reason.AUTH), ("waits", Reason.NETWORK))
+    }
+    states = failed | {"well": tunnel_state(phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY)}
+    tunnels = {
+        name: (Tunnel(name=name, kind="test", destinations=(f"10.{n}.0.0/24",)), state)
+        for n, (name, state) in enumerate(states.items())
+    }
+    who = DaemonIdentity("vpn1", "1", 1, 0.0, 0.0, runbooks=base)
+    document = status_document(who, Snapshot(tunnels, 10.0), NetworkPlan(), {})
+    links = {each["name"]: each.get("runbook_url") for each in document["tunnels"]}
+    assert links == {"cured": f"{base}#auth", "waits": f"{base}#network", "well": None}
+    console = Console(width=300)
+    with console.capture() as shown:
+        console.print(status_view(document, 300))
+    assert f"see {base}#auth" in shown.get()
+    assert f"see {base}#network" not in shown.get()
