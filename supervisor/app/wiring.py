@@ -273,8 +273,8 @@ def _reports(
 
 def _hooks(base: _Base, runner: Runner) -> HookRunner:
     private = (base.runtime_dir.resolve(), *(each.resolve() for each in _private(base)))
-    mask, name = base.secrets.mask, base.identity.facilitator
-    sources = HookSources(name, runner.reaper, runner.log, mask, private)
+    mask, who = base.secrets.mask, base.identity
+    sources = HookSources(who.facilitator, who.runbooks, runner.reaper, runner.log, mask, private)
     hooks = HookRunner(base.runtime_dir, sources, base.inbox.post)
     base.closing.add("hooks", hooks.close)
     return hooks
@@ -312,7 +312,7 @@ def _outputs(
         data_plane.flows,
         alerters=(reports.pagers, reports.history, reports.page_model),
         recorders=(
-            TransitionLog(),
+            TransitionLog(base.identity.runbooks),
             metrics,
             reports.last_failures,
             reports.history,
@@ -344,7 +344,10 @@ def _remove(path: Path) -> None:
 def _identity(config: Config, upgrades: int, last_end: LastEnd) -> DaemonIdentity:
     name = config.facilitator.name or socket.gethostname()
     offset = time.time() - time.monotonic()
-    return DaemonIdentity(name, version(), os.getpid(), time.time(), offset, upgrades, last_end.entry)
+    runbooks = config.facilitator.runbook_url or ""
+    return DaemonIdentity(
+        name, version(), os.getpid(), time.time(), offset, upgrades, last_end.entry, runbooks
+    )
 
 
 def _utc_offset() -> float:
@@ -359,8 +362,9 @@ def paging(identity: DaemonIdentity, config: Config) -> PagingConfig:
     pagerduty, webhook = config.alerts.pagerduty, config.alerts.webhook
     address = None if webhook is None else webhook.url
     if pagerduty is None:
-        return PagingConfig(identity.facilitator, tunnels=own, webhook=address)
-    return PagingConfig(identity.facilitator, str(pagerduty.url), pagerduty.routing_key, own, address)
+        return PagingConfig(identity.facilitator, tunnels=own, webhook=address, runbooks=identity.runbooks)
+    url, key = str(pagerduty.url), pagerduty.routing_key
+    return PagingConfig(identity.facilitator, url, key, own, address, identity.runbooks)
 
 
 def _log_client_line(tunnel: str, text: str) -> None:

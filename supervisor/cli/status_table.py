@@ -12,6 +12,7 @@ from rich.text import Text
 from supervisor.cli.console import screen
 from supervisor.cli.table import MIN_FOLDED_WIDTH
 from supervisor.core.humanize import duration
+from supervisor.core.session.reasons import must_be_cured
 from supervisor.core.views.drain_text import flows_left
 
 if TYPE_CHECKING:
@@ -129,6 +130,9 @@ def _why(entry: TunnelStatus) -> str:
     ]
     if entry["next_attempt"] is not None:
         parts.append(f"next attempt in {_seconds_until(entry['next_attempt'])}")
+    url = entry.get("runbook_url")
+    if url is not None and must_be_cured(url.rpartition("#")[2]):
+        parts.append(f"see {url}")
     if entry.get("not_retried") is not None:
         parts.append(f"not tried again: {entry['not_retried']} {entry['name']}")
     return "; ".join(parts)

@@ -28,6 +28,7 @@ from supervisor.clients.users import User, Users
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
 from supervisor.core.hooks import HookCall, HookEvent, HookQueue, moved, next_call, seen
+from supervisor.core.session.reason_pages import runbook_url
 from supervisor.core.snapshot import Snapshot, Transition
 from tunnels.settings import Tunnel
 
@@ -43,6 +44,7 @@ class HookSources:
     """What hooks are run with."""
 
     facilitator: str
+    runbooks: str  # address of the page about reasons
     reaper: Reaper
     log: Callable[[str], Log]  # of a tunnel's clients
     mask: Callable[[str], str]  # secrets
@@ -185,7 +187,12 @@ class HookRunner:
         user = await self._user(call.tunnel)
         carried = tag(self._directory, call.tunnel, f"hook-{uuid.uuid4().hex}")
         facts = {name: self._sources.mask(value) for name, value in call.environment.items()}
-        environment = {**facts, "FACILITATOR_NAME": self._sources.facilitator}
+        page = runbook_url(self._sources.runbooks, call.environment["FACILITATOR_REASON"]) or ""
+        environment = {
+            **facts,
+            "FACILITATOR_NAME": self._sources.facilitator,
+            "FACILITATOR_RUNBOOK_URL": page,
+        }
         pid, read = hook_process.start(call.argv, environment, carried, user, self._sources.private)
         self._sources.reaper.add(pid)
         pidfd = os.pidfd_open(pid)

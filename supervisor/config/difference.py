@@ -28,7 +28,14 @@ _LIVE = frozenset(
 )
 _GLOBAL = ("staff", "alerts", "drain", "on_exit", "audit")
 # Used at the start of the daemon only.
-_FIXED = ("facilitator.name", "facilitator.state_dir", "facilitator.runtime_dir", "http.listen", "http.tls")
+_FIXED = (
+    "facilitator.name",
+    "facilitator.state_dir",
+    "facilitator.runtime_dir",
+    "facilitator.runbook_url",
+    "http.listen",
+    "http.tls",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,11 @@ class Facilitator(Settings):
     runtime_dir: ShortDirectory = Field(
         Path("/run/facilitator"), description="control socket, management sockets, logs of the clients"
     )
+    runbook_url: Url | None = Field(
+        None,
+        description="address at which your people read docs/reasons.md; log, status and incidents append #REASON; "
+        "absent means that they name the file",
+    )
 
 
 class Staff(Settings):

@@ -2,7 +2,7 @@
 
 docs/modules.md lists every module with the first sentence of its docstring; the diagram of states in
 docs/internals/session-life.md is drawn by asking the state machine, the table of reasons in docs/kinds.md
-comes from the retry policies.
+and docs/reasons.md come from the retry policies.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from pathlib import Path
 
 from supervisor.core.session.diagram import diagram
 from supervisor.core.session.policy_table import policy_table
+from supervisor.core.session.reason_pages import reasons_page
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("common", "supervisor", "tunnels")
 MODULES = ROOT / "docs" / "modules.md"
 STATES = ROOT / "docs" / "internals" / "session-life.md"
 REASONS = ROOT / "docs" / "kinds.md"
-DOCUMENTS = (MODULES, STATES, REASONS)
+PAGES = ROOT / "docs" / "reasons.md"
+DOCUMENTS = (MODULES, STATES, REASONS, PAGES)
 
 
 def sources() -> list[Path]:
@@ -53,6 +55,7 @@ def rendered(document: Path) -> str:
         MODULES: lambda: "\n".join(modules()),
         STATES: lambda: f"```mermaid\n{diagram()}\n```",
         REASONS: lambda: "\n".join(policy_table()),
+        PAGES: lambda: "\n".join(reasons_page()),
     }
     part = parts[document]()
     text = document.read_text()

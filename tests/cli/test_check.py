@@ -338,3 +338,20 @@ def test_each_file_is_read_once_and_each_tunnel_adds_the_same_work(tmp_path: Pat
 
     assert reads(10) == 10 * 3  # the profile and the two files that it names
     assert reads(40) == 40 * 3
+
+
+def test_hooks_that_cannot_be_run(tmp_path: Path) -> None:
+    """A program that is missing, not executable or no program is a warning; one without a path a mistake."""
+    (tmp_path / "text").write_text("#!/bin/sh\n")
+    hooks = f"hooks: {{up: [{tmp_path}/missing], down: [{tmp_path}/text], changed: [{tmp_path}]}}"
+    file = tmp_path / "config.yaml"
+    file.write_text(CONFIG + f"    {hooks}\n")
+    done = CliRunner().invoke(main, ["check", "-c", str(file)])
+    assert done.exit_code == 0, done.output
+    assert f"warning: tunnels.umbrella.hooks.up: {tmp_path}/missing does not exist" in done.output
+    assert f"warning: tunnels.umbrella.hooks.down: {tmp_path}/text is not executable" in done.output
+    assert f"warning: tunnels.umbrella.hooks.changed: {tmp_path} is not a program" in done.output
+    file.write_text(CONFIG + "    hooks: {up: [notify]}\n")
+    done = CliRunner().invoke(main, ["check", "-c", str(file)])
+    assert done.exit_code == Exit.CONFIG
+    assert "tunnels.umbrella.hooks.up" in done.output

@@ -148,7 +148,9 @@ def test_transition_in_the_words_of_everywhere(pipe: LogPipe) -> None:
         "reason": "peer-timeout",
         "text": "silent",
         "lasted": 12.346,
+        "runbook_url": "docs/reasons.md#peer-timeout",
     }
+    assert "runbook_url" not in events[1]
 
 
 def fail() -> None:

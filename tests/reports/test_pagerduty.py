@@ -29,6 +29,7 @@ from tests.reports.pager import FAST
 from tests.reports.worlds import alert
 from tunnels.settings import Secret
 
+RUNBOOKS = "https://wiki.example.net/reasons"
 KEY = "facilitator/vpn1/acme"
 OTHER_KEY = "S" * 32
 FIRING, CLEAR, HOLD = Verdict.FIRING, Verdict.CLEAR, Verdict.HOLD
@@ -57,7 +58,7 @@ class Office:
         self.key_limit: EventRateLimit | None = None
         self.trigger_limit = EventRateLimit(1000, 1.0)
         self.pauses = FAST
-        self.paging = PagingConfig("vpn1", double.url, Secret(file="key"))
+        self.paging = PagingConfig("vpn1", double.url, Secret(file="key"), runbooks=RUNBOOKS)
         self._open: Pager | None = None
 
     @property
@@ -131,8 +132,13 @@ def test_an_incident_from_trigger_to_resolve(office: Office) -> None:
         "component": "acme",
         "group": "vpn1",
         "class": "network",
-        "custom_details": {"tunnel": "acme", "last_lines": ["one", "two"]},
+        "custom_details": {
+            "tunnel": "acme",
+            "last_lines": ["one", "two"],
+            "runbook_url": f"{RUNBOOKS}#network",
+        },
     }
+    assert [link["href"] for link in event["links"]] == [f"{RUNBOOKS}#network"]
     office.set(acme=CLEAR, own=HOLD)
     assert office.settled()
     assert office.double.events[1] == {

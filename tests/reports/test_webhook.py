@@ -82,7 +82,7 @@ def test_an_incident_as_plain_json(hook: Hook) -> None:
         "summary": "tunnel acme is down",
         "reason": "network",
         "since": "",
-        "details": {"tunnel": "acme"},
+        "details": {"tunnel": "acme", "runbook_url": "docs/reasons.md#network"},
         "last_lines": ["last of acme"],
     }
     hook.set(acme=CLEAR)

@@ -21,7 +21,7 @@ def policy_table() -> Iterator[str]:
     yield from ("| reason | next attempt | pages | login spent |", "|---|---|---|---|")
     for reason, policy in POLICIES.items():
         if policy.page is not Page.NO:
-            yield f"| `{reason}` | {_next(policy)} | {_PAGES[policy.page]} | {'yes' if policy.login else 'no'} |"
+            yield f"| `{reason}` | {next_attempt(policy)} | {pages(policy)} | {'yes' if policy.login else 'no'} |"
 
 
 _PAGES = {
@@ -31,7 +31,13 @@ _PAGES = {
 }
 
 
-def _next(policy: RetryPolicy) -> str:
+def pages(policy: RetryPolicy) -> str:
+    """When a failure pages, as text."""
+    return _PAGES[policy.page]
+
+
+def next_attempt(policy: RetryPolicy) -> str:
+    """When the next attempt follows, as text."""
     if policy.retry is Retry.LOGIN:
         return f"{_ATTEMPTS[policy.retry]}, else none: {policy.harm}; once more when the clock is set, with `login.totp`"
     if policy.retry is Retry.NEVER:

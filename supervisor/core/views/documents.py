@@ -137,6 +137,8 @@ class TunnelStatus(TypedDict):
     """Why a tunnel that has failed is not tried again by itself."""
     last_error: str | None
     """Of a tunnel that works: the last one. Else what explains that it does not work; null: nothing does."""
+    runbook_url: NotRequired[str | None]
+    """The page about why it does not work."""
 
 
 class DaemonStatus(TypedDict):

@@ -10,9 +10,10 @@ from supervisor.core.humanize import iso
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.session.lifetime import learned
 from supervisor.core.session.liveness import dead_leg
+from supervisor.core.session.reason_pages import runbook_url
 from supervisor.core.session.retry import not_retried
 from supervisor.core.snapshot import Snapshot
-from supervisor.core.state import Asking, Drain, Phase, Session, TunnelState, well
+from supervisor.core.state import Asking, Drain, Phase, Session, TunnelState, Want, well
 from supervisor.core.views.documents import (
     DrainEntry,
     EndEntry,
@@ -37,6 +38,7 @@ class DaemonIdentity:
     wall_offset: float  # what turns monotonic seconds into Unix time
     upgrades: int = 0  # how often this process has changed its program
     last_end: EndEntry | None = None  # of the daemon before
+    runbooks: str = ""  # address of the page about reasons; "": in this distribution
 
 
 def status_document(
@@ -116,7 +118,16 @@ def _tunnel(
         "waits_for_code": _code(who, state, snapshot.now),
         "not_retried": not_retried(state),
         "last_error": f"{failure.reason}: {failure.text}" if failure is not None else None,
+        "runbook_url": _runbook(who, tunnel, state),
     }
+
+
+def _runbook(who: DaemonIdentity, tunnel: Tunnel, state: TunnelState) -> str | None:
+    """The page about what explains that it is not well now."""
+    if well(tunnel, state) or state.want is Want.DOWN:
+        return None
+    failure = state.present_failure
+    return runbook_url(who.runbooks, state.reason if failure is None else failure.reason)
 
 
 def _other(who: DaemonIdentity, state: TunnelState) -> OtherSessionEntry | None:

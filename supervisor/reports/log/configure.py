@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from supervisor.core.session.reason_pages import runbook_url
 from supervisor.core.snapshot import Snapshot, Transition
 from supervisor.core.state import Health, Phase
 from supervisor.reports.log.redact import Secrets
@@ -62,11 +63,13 @@ class TransitionLog:
     history, status and incidents.
     """
 
-    def __init__(self) -> None:
-        self._log = structlog.get_logger()
+    def __init__(self, runbooks: str = "") -> None:
+        """`runbooks`: address of the page about reasons."""
+        self._log, self._runbooks = structlog.get_logger(), runbooks
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
         """Queue the line; `lasted` is how long the state before had lasted, in seconds."""
+        page = runbook_url(self._runbooks, transition.reason)
         self._log.log(
             _level(transition),
             "transition",
@@ -79,6 +82,7 @@ class TransitionLog:
             reason=transition.reason.value,
             text=transition.text,
             lasted=round(transition.lasted, 3),
+            **({} if page is None else {"runbook_url": page}),
         )
 
 

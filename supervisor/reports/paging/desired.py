@@ -12,6 +12,7 @@ import structlog
 
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.humanize import iso
+from supervisor.core.session.reason_pages import runbook_url
 from supervisor.core.session.reasons import must_be_cured
 from supervisor.reports.paging.channel import UNREADABLE_KEY, Channel
 from supervisor.reports.paging.incident import Incident, RemoteState, after_key_change, dedup_key, reconcile
@@ -107,7 +108,9 @@ class DesiredIncidents:
         mask = self._channel.mask
         wall_offset = self._channel.wall - self._channel.now
         moments = {name: iso(moment + wall_offset) for name, moment in alert.moments.items()}
-        details = {name: mask(text) for name, text in (dict(alert.details) | moments).items()}
+        page = runbook_url(paging.runbooks, alert.reason)
+        more = moments if page is None else moments | {"runbook_url": page}
+        details = {name: mask(text) for name, text in (dict(alert.details) | more).items()}
         shown = replace(alert, summary=mask(alert.summary), details=details)
         lines = [mask(line) for line in self._last_lines(alert)]
         return self._channel.notifier.trigger(paging.facilitator, shown, alert.since + wall_offset, lines)

@@ -93,12 +93,15 @@ def _trigger(facilitator: str, alert: Alert, since: float, details: dict[str, An
         "class": alert.reason or "down",
         "custom_details": details,
     }
+    page = alert.details.get("runbook_url", "")
+    links = [{"href": page, "text": f"What {alert.reason} means, and what to do first"}]
     return json.dumps(
         {
             "event_action": Action.TRIGGER.value,
             "dedup_key": dedup_key(facilitator, alert.tunnel),
             "client": "facilitator",
             "payload": payload,
+            **({"links": links} if page.startswith("http") else {}),
         }
     )
 

@@ -34,6 +34,7 @@ class PagingConfig:
     routing_key: Secret | None = None  # None: incidents of other tunnels are only logged
     tunnels: Mapping[str, Secret] = field(default_factory=dict)  # a tunnel's own routing key
     webhook: Secret | None = None  # where the address of a webhook is stored
+    runbooks: str = ""  # address of the page about reasons; "": in this distribution
 
     def location(self, tunnel: str) -> str | None:
         """Where the tunnel's routing key is stored, as text; None: PagerDuty is not configured for it."""
