@@ -381,7 +381,7 @@ BUGS = (
     Bug(
         "nothing is learned about how long sessions last",
         f"{SESSION}/step.py",
-        "            known = lengthened(known, c.now - connected, reasons[number], before.endpoint)\n",
+        "            known = lengthened(known, c.now - connected, reasons[number], before.endpoint, was.health)\n",
         "            pass\n",
         "tests/simulation/test_planned.py::test_a_limit_that_nobody_has_told_is_learned_and_met",
     ),
