@@ -78,6 +78,8 @@ class Delivery:
                     return ev.SpawnFailed(tunnel.name, action.session, Reason.LOCAL, text)
             case ev.Renew():
                 self._faults.run("runner", runner.renew, tunnel.name, action.session)
+            case ev.AskSignOfLife():
+                self._faults.run("runner", runner.ask_sign_of_life, tunnel.name, action.session)
             case ev.Terminate():
                 self._faults.run("runner", runner.terminate, tunnel.name, action.session, action.leave)
             case ev.Kill():
@@ -138,5 +140,6 @@ def probe_jobs(
             if each.phase is Phase.UP:
                 session, inside = each.session, kinds[tunnel.kind].inner_probe(tunnel)
                 lane = lane_of(lanes[name], session.slot)
-                job = ProbeJob(name, session.number, pace, session.device, lane, inside)
+                there = tuple(each.network for each in tunnel.destinations)
+                job = ProbeJob(name, session.number, pace, session.device, lane, inside, there)
                 yield slot_name(name, session.slot), job

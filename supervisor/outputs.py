@@ -37,6 +37,9 @@ class ClientRunner(Protocol):
     def renew(self, tunnel: str, session: int) -> None:
         """Tell it to reconnect in place."""
 
+    def ask_sign_of_life(self, tunnel: str, session: int) -> None:
+        """Make it say `SignOfLife`, if its kind can."""
+
     def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
         """Ask its process tree to end, and to log off if it shall `leave` for good. An `Exited` follows
         when the client is gone.

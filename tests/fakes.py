@@ -24,7 +24,7 @@ from supervisor.core.state import Known, Phase, Proof, Second
 from supervisor.engine import Engine
 from supervisor.inbox import Inbox
 from supervisor.outputs import Outputs, Recorder
-from tunnels.base import Carrier, Connected, Failed, Kind, Launch, Reason, device_name, slot_name
+from tunnels.base import Carrier, Connected, Failed, Kind, Launch, Reason, SignOfLife, device_name, slot_name
 from tunnels.settings import Tunnel
 
 
@@ -61,6 +61,8 @@ class Habits:
     proof: Callable[[float], Proof | None] = lambda now: (
         None
     )  # what shows that a tunnel works whose path is not
+    silent: Callable[[float], tuple[str, ...]] = lambda now: ()  # targets, while the path is alive
+    sign: Callable[[float], SignOfLife | None] = lambda now: None  # of the protocol, when asked
     flows: Callable[[str, float], int] = lambda tunnel, now: 0  # that are left in a tunnel that drains
     second: Second = Second.REPLACES  # what the far side makes of a second session
 
@@ -196,6 +198,7 @@ class FakeRunner:
     alive: dict[str, int] = field(default_factory=dict)  # session by slot
     spawned: list[tuple[float, str, int]] = field(default_factory=list)
     renewed: list[tuple[float, str, int]] = field(default_factory=list)
+    asked: list[tuple[float, str, int]] = field(default_factory=list)  # for a sign of life
     dead: set[tuple[str, int]] = field(
         default_factory=set
     )  # sessions that another one has taken the place of
@@ -222,6 +225,11 @@ class FakeRunner:
 
     def renew(self, tunnel: str, session: int) -> None:
         self.renewed.append((self.world.now, tunnel, session))
+
+    def ask_sign_of_life(self, tunnel: str, session: int) -> None:
+        self.asked.append((self.world.now, tunnel, session))
+        if (said := self.world.habits.sign(self.world.now)) is not None:
+            self._later(0.001, tunnel, session, lambda: self.world.post(ClientSaid(tunnel, session, said)))
 
     def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
         if self.world.habits.obeys_sigterm():
@@ -305,7 +313,8 @@ class FakeProber:
     def _ended(self, job: ProbeJob, alive: bool) -> None:
         if job in self.jobs.values():
             proof = None if alive else self.world.habits.proof(self.world.now)
-            self.world.post(Probed(job.tunnel, job.session, 0.01 if alive else None, proof))
+            silent = self.world.habits.silent(self.world.now) if alive else job.probe.targets
+            self.world.post(Probed(job.tunnel, job.session, 0.01 if alive else None, proof, silent))
             self.world.later(job.probe.interval - 0.01 if alive else 0.0, lambda: self._round(job))
 
 

@@ -275,6 +275,16 @@ class NextServer:
     """The client has given up one of several servers and tries the next: it has its time to connect anew."""
 
 
+@dataclass(frozen=True, slots=True)
+class SignOfLife:
+    """What the client says, when it is asked, about the protocol itself: not about users' packets."""
+
+    seen: bool  # packets of the remote gateway came since it was asked before
+    within: float  # seconds within which a gateway that lives sends the next one; 0: nobody knows
+    # it is sent because of what we send, so both directions work; False: a gateway sends it by itself
+    answers: bool = False
+
+
 class Wanted(enum.StrEnum):
     """What kind of answer a question of the remote gateway needs."""
 
@@ -305,7 +315,7 @@ class Keep:
     secret: str = field(repr=False)
 
 
-Observation = Connected | Failed | Full | NextServer | Question | Keep
+Observation = Connected | Failed | Full | NextServer | SignOfLife | Question | Keep
 
 
 class Dialogue(Protocol):
@@ -367,6 +377,11 @@ class Kind(Generic[TunnelT]):
     renew: tuple[Say, ...] = ()  # makes the client reconnect without ending; empty: it cannot
     # the remote gateway's session time limit starts again with `renew`
     renew_starts_new_session: bool = False
+    # makes the client say `SignOfLife`; sent after each probe round that nothing answered; empty: it cannot
+    ask_sign_of_life: tuple[Say, ...] = ()
+    # seconds after the gateway's last packet in which the client ends by itself, so that one that runs on
+    # shows that the gateway lives; None: it may run on without one
+    ends_within: Callable[[TunnelT], float | None] = lambda tunnel: None
     # two clients of the tunnel can run at the same time (make-before-break)
     allows_parallel: Callable[[TunnelT], bool] = lambda tunnel: True
     unlimited_session: bool = False  # the protocol has no session limit: reconnects are never planned

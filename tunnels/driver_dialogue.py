@@ -26,11 +26,13 @@ from tunnels.base import (
     Question,
     Reason,
     Say,
+    SignOfLife,
     Wanted,
 )
 from tunnels.failure_patterns import Explanations, Table, by
 
 RENEW = Say(json.dumps({"renew": True}))
+ASK_SIGN_OF_LIFE = Say(json.dumps({"sign": True}))
 LOGOUT = Say(json.dumps({"leave": True}))
 Answer = Say | Observation
 # Of each interface: what programs of ours set before they bring theirs up (tunnels/drivers/netlink.py).
@@ -82,6 +84,10 @@ class ProgramDialogue:
                 yield Failed(_reason(reason), text)
             case {"keep": str(secret)}:
                 yield Keep(secret)
+            case {
+                "sign": {"seen": bool(seen), "within": int() | float() as within, "answers": bool(answers)}
+            }:
+                yield SignOfLife(seen, max(0.0, float(within)), answers)
 
     def _asked(self, what: str, number: int, text: str) -> Iterator[Answer]:
         if what in self._known:

@@ -191,6 +191,11 @@ class Probe(Settings):
     timeout: Pause = Field(
         2.0, description="how long one round waits for an answer; also the pause after a missed round"
     )
+    traffic: bool = Field(
+        True,
+        description="packets that come back to staff count as an answered probe, so that a silent target alone "
+        "ends no session; false: only targets count",
+    )
     degraded: Degraded = Field(
         default_factory=Degraded, description="when a tunnel that works is called degraded"
     )

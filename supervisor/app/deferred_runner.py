@@ -36,6 +36,10 @@ class DeferredRunner:
         """See `ClientRunner`."""
         self._runner.renew(tunnel, session)
 
+    def ask_sign_of_life(self, tunnel: str, session: int) -> None:
+        """See `ClientRunner`."""
+        self._runner.ask_sign_of_life(tunnel, session)
+
     def kill(self, tunnel: str, session: int) -> None:
         """See `ClientRunner`."""
         self._runner.kill(tunnel, session)

@@ -61,6 +61,7 @@ from supervisor.core.views.status_json import DaemonIdentity
 from supervisor.engine import Engine
 from supervisor.inbox import Inbox
 from supervisor.kernel.conntrack.flow_counter import FlowWatch
+from supervisor.kernel.conntrack.replies import LaneReplies
 from supervisor.kernel.counters import LinkBytes, refused_packets
 from supervisor.kernel.network import KernelNetwork
 from supervisor.outputs import Outputs
@@ -187,7 +188,8 @@ def _data_plane(base: _Base, host: HostWatch, owner: Owner, kept: Mapping[str, s
     flows = FlowWatch(base.inbox.post, network.settled, _log_warning, base.faults.contained)
     base.closing.add("flows", flows.close)
     random_unit, contained = random.SystemRandom().random, base.faults.contained
-    prober = ProbeLoop(base.inbox.post, network.settled, random_unit, LinkBytes(), contained)
+    replies = LaneReplies()
+    prober = ProbeLoop(base.inbox.post, network.settled, random_unit, LinkBytes(), replies, contained)
     base.closing.add("prober", prober.close)
     return DataPlane(runner, network, prober, flows, group)
 

@@ -16,7 +16,7 @@ from supervisor.core.session.reasons import must_be_cured
 from supervisor.core.views.drain_text import flows_left
 
 if TYPE_CHECKING:
-    from supervisor.core.views.documents import ConditionEntry, StatusDocument, TunnelStatus
+    from supervisor.core.views.documents import ConditionEntry, StatusDocument, TargetEntry, TunnelStatus
 
 _COLOURS = {
     "up": "green",
@@ -61,7 +61,17 @@ def status_view(document: StatusDocument, width: int = _NO_TERMINAL_WIDTH) -> Gr
     for row in rows:
         table.add_row(*(row[column] for column in shown))
     conditions = [_condition(each) for each in document.get("conditions", ())]
-    return Group(headline, *conditions, Text(), table)
+    targets = [_target(each) for entry in tunnels for each in entry.get("targets", ())]
+    return Group(headline, *conditions, Text(), table, *(targets if len(tunnels) == 1 else ()))
+
+
+def _target(each: TargetEntry) -> Text:
+    """One probe target, of a tunnel that was asked about alone."""
+    lies_in = "" if each["destination"] is None else f" (in {each['destination']})"
+    line = Text(f"target {each['target']}{lies_in}: ")
+    if each["silent_since"] is not None:
+        return line.append(f"silent for {age(each['silent_since'])}", "red")
+    return line.append("answers", "green") if each["answers"] else line.append("not known yet", "dim")
 
 
 def _condition(each: ConditionEntry) -> Text:

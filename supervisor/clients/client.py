@@ -34,9 +34,10 @@ from tunnels.base import (
     Observation,
     Question,
     Say,
+    SignOfLife,
 )
 
-Reported = Connected | Failed | Full | NextServer  # what becomes an event as it is
+Reported = Connected | Failed | Full | NextServer | SignOfLife  # what becomes an event as it is
 BATCH_LINES = 128  # passed to the log at once
 
 

@@ -120,6 +120,12 @@ class Runner:
         if client is not None:
             client.tell(client.kind.renew)
 
+    def ask_sign_of_life(self, tunnel: str, session: int) -> None:
+        """Make the client say whether the protocol shows that the remote gateway lives."""
+        client = self._clients.get((tunnel, session))
+        if client is not None:
+            client.tell(client.kind.ask_sign_of_life)
+
     def answer(self, tunnel: str, text: str) -> None:
         """Answer the latest question of the tunnel's client; `Answered` follows."""
         clients = [client for (name, _), client in self._clients.items() if name == tunnel]

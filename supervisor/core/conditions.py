@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from supervisor.core.session.liveness import dead_leg
+from supervisor.core.session.probe_targets import dead_targets
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Phase, Want, not_agreed, well
 
@@ -57,9 +58,11 @@ def visible(since: Mapping[str, float], found: Mapping[str, Condition], now: flo
 
 def of_tunnels(snapshot: Snapshot) -> dict[str, Condition]:
     """The conditions about tunnels: one for all that are down, which page by themselves, and one for each
-    that is degraded or whose remote gateway does not carry all destinations.
+    that is degraded, has a dead probe target beside one that answers, or whose remote gateway does not carry
+    all destinations.
     """
     found = {f"degraded:{condition.tunnel}": condition for condition in _degraded(snapshot)}
+    found |= {f"silent-target:{condition.tunnel}": condition for condition in _silent_targets(snapshot)}
     found |= {f"not-carried:{condition.tunnel}": condition for condition in _not_carried(snapshot)}
     if down := list(_down(snapshot)):
         wanted = sum(state.want is Want.UP for _, state in snapshot.tunnels.values())
@@ -77,6 +80,21 @@ def _degraded(snapshot: Snapshot) -> Iterator[Condition]:
             text = f"tunnel {name} works badly: {degraded}"
             further = f"facilitator status {name}; facilitator history {name}"
             yield Condition(text, "warning", further, tunnel.alert.after, UPLINK, tunnel=name)
+
+
+def _silent_targets(snapshot: Snapshot) -> Iterator[Condition]:
+    """Of tunnels that work: what is dead of a tunnel that does not is told by its own incident."""
+    for name, (tunnel, state) in snapshot.tunnels.items():
+        dead = [each.target for each in dead_targets(state.liveness)]
+        if dead and state.phase is Phase.UP and well(tunnel, state):
+            text = (
+                f"tunnel {name} works, but {' and '.join(dead)} of its probe.targets "
+                f"{'does' if len(dead) == 1 else 'do'} not answer; check that host and the firewalls on the way, "
+                f"or change probe.targets"
+            )
+            yield Condition(
+                text, "warning", f"facilitator status {name}", tunnel.alert.after, UPLINK, tunnel=name
+            )
 
 
 def _not_carried(snapshot: Snapshot) -> Iterator[Condition]:

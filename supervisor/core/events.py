@@ -153,6 +153,9 @@ class Probed(Event):
 
     rtt: float | None = None
     proof: Proof | None = None
+    silent: tuple[str, ...] | None = (
+        None  # targets that did not answer in the last whole round; None: it goes on
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +238,14 @@ class Renew:
 
 
 @dataclass(frozen=True, slots=True)
+class AskSignOfLife:
+    """Make the client say whether the protocol itself shows that the remote gateway lives."""
+
+    tunnel: str
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
 class Terminate:
     """Ask the client and all its descendants to end."""
 
@@ -251,4 +262,4 @@ class Kill:
     session: int
 
 
-Action = Spawn | Renew | Terminate | Kill
+Action = Spawn | Renew | AskSignOfLife | Terminate | Kill

@@ -53,6 +53,9 @@ class Proof(enum.StrEnum):
 
     ANSWERED = "answered"  # something inside the tunnel answered us: both directions work
     RECEIVED = "received"  # packets came out of it: one direction works, most likely both
+    PROTOCOL = "protocol"  # the gateway's own packets came, which are no user's: one direction works
+    TRAFFIC = "traffic"  # packets came back to staff from the very destinations that the probes are about
+    AGREED = "agreed"  # the gateway's own packets answered those of our client: both directions work
 
 
 class Reach(enum.StrEnum):
@@ -192,6 +195,24 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
+class SilentTarget:
+    """A probe target that did not answer in the last round."""
+
+    target: str
+    since: float  # monotonic seconds: the first such round in a row
+    rounds: int  # in a row; no further than `core.session.probe_targets` counts
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolSigns:
+    """What the client has said of the protocol since rounds go unanswered (`tunnels.base.SignOfLife`)."""
+
+    within: float = 0.0  # seconds within which a gateway that lives sends the next packet
+    answers: bool = False  # these packets are sent because of what we send
+    until: float | None = None  # monotonic seconds: the last one counts until then; None: none was seen
+
+
+@dataclass(frozen=True, slots=True)
 class Liveness:
     """What the probe rounds of one session have shown."""
 
@@ -204,6 +225,10 @@ class Liveness:
     last_rtt: float | None = None  # seconds, of the last answered probe
     degraded: str | None = None  # what is bad about a tunnel that works
     full: str | None = None  # its client takes no more connections
+    answered_at: float | None = None  # monotonic seconds: the last answered round
+    missed_since: float | None = None  # monotonic seconds: the first of the missed rounds
+    signs: ProtocolSigns | None = None  # of the protocol since then; None: the client has said nothing
+    silent: tuple[SilentTarget, ...] | None = None  # of the tunnel's targets; None: no round has shown it yet
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Runs the probes of every running session and posts the results as events; it decides nothing.
 
-`ProbeJob` -> rounds -> `Probed`: whether a target answers, and after a miss whether the tunnel itself does
+`ProbeJob` -> rounds -> `Probed`: whether a target answers, and after a miss whether anything else shows that
+                        the tunnel works: its first hop, or packets that come back to staff
            -> path MTU -> `PathMtu`, once traffic passes
 """
 
@@ -8,26 +9,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 
 from supervisor.core.events import Event, PathMtu, Probed
 from supervisor.core.session.jobs import ProbeJob
+from supervisor.core.session.probe_targets import traffic_proof
 from supervisor.core.state import Proof
 from supervisor.probes.inner_probe import answers_inside
 from supervisor.probes.interface_activity import InterfaceActivity, InterfaceMeter, LinkBytes
 from supervisor.probes.pmtu import path_mtu
-from supervisor.probes.targets import ProbePath, probe
-from tunnels.settings import Probe
+from supervisor.probes.target_rounds import TargetRounds
+from supervisor.probes.targets import ProbePath
+from tunnels.networks import IPAddress
 
 _JITTER = 0.1  # part of the interval
 _MAX_STRETCH = 2.0  # intervals between two rounds, while packets are received anyway
 
+# The remote addresses from which packets came back in a lane since it was asked before, in connections that
+# were opened from here; nothing the first time.
+Replies = Callable[[int], Awaitable[Collection[IPAddress]]]
+
 Contained = Callable[[str], AbstractContextManager[None, bool | None]]
 
 
+async def no_replies(lane: int) -> Collection[IPAddress]:
+    """Nobody counts them."""
+    return ()
+
+
 class ProbeLoop:
-    """One task per job: a round probes all targets at once, the first answer ends it.
+    """One task per job: a round probes all targets at once, the first answer ends it. The others have until
+    the timeout, and the next round tells which were silent.
 
     Rounds start `interval` apart while they are answered, and `timeout` apart after a miss, so that three
     misses in a row take at most interval + 3 * timeout from the moment a path dies (11 s with the defaults).
@@ -42,9 +55,11 @@ class ProbeLoop:
         lane_ready: Callable[[], Awaitable[None]],
         random_unit: Callable[[], float],
         link_bytes: LinkBytes = lambda device: None,
+        replies: Replies = no_replies,
         contained: Contained = lambda part: contextlib.nullcontext(),
     ) -> None:
         """`lane_ready` returns when the kernel has the latest plan; `random_unit` gives a number in [0, 1).
+        `replies` is asked only while no target answers.
 
         `contained` catches faults of our own: the probes of that session start again.
         """
@@ -52,6 +67,7 @@ class ProbeLoop:
         self._post = post
         self.missed = asyncio.Event()  # set by each round that no target answered; the reader clears it
         self._activity = InterfaceActivity(link_bytes)
+        self._replies = replies
         self._lane_ready = lane_ready
         self._random_unit = random_unit
         self._tasks: dict[str, tuple[ProbeJob, asyncio.Task[None]]] = {}
@@ -99,35 +115,49 @@ class ProbeLoop:
         loop, shortest = asyncio.get_running_loop(), min(job.probe.timeout, job.probe.interval)
         meter = None if job.device is None else self._activity.watch(job.device)
         missed = True  # a new session has yet to prove itself
-        while True:
-            started = loop.time()
-            result = await self._round(job, probe_inside=missed)
-            self._post(result)
-            missed = result.rtt is None
-            if missed:
-                self.missed.set()
-            else:
-                answered.set()
-                await self._next_round(job, meter, started)
-            await asyncio.sleep(max(0.0, started + shortest - loop.time()))
+        targets = TargetRounds(job.probe, ProbePath(job.device, job.mark))
+        try:
+            while True:
+                started = loop.time()
+                rtt, proof = await self._round(job, targets, probe_inside=missed)
+                self._post(Probed(job.tunnel, job.session, rtt, proof, targets.silent()))
+                missed = rtt is None and proof is not Proof.TRAFFIC
+                if missed:
+                    self.missed.set()
+                else:
+                    answered.set()
+                    await self._next_round(job, meter, started)
+                await asyncio.sleep(max(0.0, started + shortest - loop.time()))
+        finally:
+            targets.cancel()
 
-    async def _round(self, job: ProbeJob, probe_inside: bool) -> Probed:
+    async def _round(
+        self, job: ProbeJob, targets: TargetRounds, probe_inside: bool
+    ) -> tuple[float | None, Proof | None]:
         """Probe all targets, and after a miss the tunnel itself too: its answer counts if no
         target answers.
         """
         path, before = ProbePath(job.device, job.mark), self._received(job)
         inside = asyncio.create_task(_inside(job, path, probe_inside))
         try:
-            rtt = await first_answer(job.probe, path)
+            rtt = await targets.first_answer()
             if rtt is not None:
-                return Probed(job.tunnel, job.session, rtt)
+                return rtt, None
+            traffic = await self._traffic(job)
+            if traffic is Proof.TRAFFIC:
+                return None, traffic
             if await inside:
-                return Probed(job.tunnel, job.session, None, Proof.ANSWERED)
+                return None, Proof.ANSWERED
         finally:
             inside.cancel()
         after = self._received(job)
         received = before is not None and after is not None and after > before
-        return Probed(job.tunnel, job.session, None, Proof.RECEIVED if received else None)
+        return None, traffic or (Proof.RECEIVED if received else None)
+
+    async def _traffic(self, job: ProbeJob) -> Proof | None:
+        if not job.probe.traffic or job.device is None:  # a proxy itself answers what it cannot carry
+            return None
+        return traffic_proof(await self._replies(job.mark), job.probe.targets, job.destinations)
 
     def _received(self, job: ProbeJob) -> int | None:
         return None if job.device is None else self._activity.received(job.device)
@@ -158,17 +188,3 @@ def _due(started: float, interval: float, meter: InterfaceMeter | None) -> float
 
 async def _inside(job: ProbeJob, path: ProbePath, wanted: bool) -> bool:
     return wanted and await answers_inside(job.probe.targets, path, job.inside, job.probe.timeout)
-
-
-async def first_answer(settings: Probe, path: ProbePath) -> float | None:
-    """One round: seconds until the first target answered; None: none did within the timeout."""
-    tasks = [asyncio.create_task(probe(target, path, settings.timeout)) for target in settings.targets]
-    try:
-        for finished in asyncio.as_completed(tasks):
-            rtt = await finished
-            if rtt is not None:
-                return rtt
-        return None
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -19,7 +19,7 @@ from supervisor.core.session.lifetime import (
     lengthened,
     limit,
 )
-from supervisor.core.state import Known, Length, Phase, Reach, Session, TunnelState
+from supervisor.core.state import Health, Known, Length, Phase, Reach, Session, TunnelState
 from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Planned, Reconnect, Tunnel
@@ -110,6 +110,15 @@ def test_a_gateway_that_does_not_answer_has_ended_nothing() -> None:
         for reach in (Reach.ANSWERS, Reach.UNKNOWN, Reach.SILENT)
     ]
     assert told == [True, True, False]
+
+
+@pytest.mark.parametrize("reason", [Reason.PEER_CLOSED, Reason.EXITED, Reason.KICKED, Reason.AUTH])
+def test_a_session_that_was_dead_before_its_end_shows_no_limit(reason: Reason) -> None:
+    for health, told in ((Health.HEALTHY, True), (Health.UNHEALTHY, False)):
+        known = lengthened(Known(), HOUR, reason, Reach.UNKNOWN, health)
+        assert known.lengths[0].ended_there is told
+    expired = lengthened(Known(), HOUR, Reason.SESSION_EXPIRED, Reach.UNKNOWN, Health.UNHEALTHY)
+    assert expired.lengths[0].ended_there
 
 
 @pytest.mark.parametrize("verdict", [Reason.UNHEALTHY, Reason.PEER_TIMEOUT, Reason.NETWORK, Reason.UPLINK])

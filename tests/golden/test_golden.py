@@ -101,7 +101,11 @@ def idle(phase: str) -> dict[str, Any]:
 @pytest.mark.parametrize("active", [ACTIVE, None], ids=["a session", "none"])
 @pytest.mark.parametrize("standby", [STANDBY, None], ids=["a standby", "none"])
 def test_a_record_of_today_outlives_the_way_through_the_earlier_format(active: Any, standby: Any) -> None:
-    active, standby = (None if each is None else replace(each, code_at=None) for each in (active, standby))
+    new: dict[str, Any] = {"answered_at": None, "missed_since": None, "signs": None, "silent": None}
+    active, standby = (
+        None if each is None else replace(each, code_at=None, liveness=replace(each.liveness, **new))
+        for each in (active, standby)
+    )
     retry = replace(STATE.retry, unreached=0)
     state = replace(STATE, active=active, standby=standby, retry=retry, endpoint_since=0.0)
     if active is not None:  # the earlier format had no place for these beside it

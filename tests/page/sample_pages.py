@@ -48,6 +48,7 @@ def tunnel(name: str, **changed: Any) -> TunnelOnPage:
         "planned_reconnect": None,
         "learned_limit_seconds": None,
         "probe_rtt_seconds": 0.012,
+        "targets": [],
         "reconnects": 0,
         "next_attempt": None,
         "asks": None,

@@ -11,7 +11,8 @@ import pytest
 
 from supervisor.core.events import Event, Probed
 from supervisor.core.session.jobs import ProbeJob
-from supervisor.probes.prober import ProbeLoop, first_answer
+from supervisor.probes.prober import ProbeLoop
+from supervisor.probes.target_rounds import TargetRounds
 from supervisor.probes.targets import ProbePath, probe
 from tests.netns import Namespace, link
 from tunnels.settings import Probe
@@ -120,8 +121,33 @@ async def test_http_wants_an_answer(netns: Namespace, handle, alive: bool) -> No
 
 async def test_any_one_target_is_enough_and_the_first_answer_ends_the_round(site: Namespace) -> None:
     targets = ("icmp://10.77.0.9", "icmp://10.77.0.1")
+    rounds = TargetRounds(Probe(targets=targets, timeout="60s"), DEVICE)
     async with asyncio.timeout(30):
-        assert await first_answer(Probe(targets=targets, timeout="60s"), DEVICE) is not None
+        assert await rounds.first_answer() is not None
+    assert rounds.silent() is None, "the other one has its time"
+    rounds.cancel()
+
+
+async def test_of_each_target_it_is_known_whether_it_is_silent(site: Namespace) -> None:
+    targets = ("icmp://10.77.0.9", "icmp://10.77.0.1")
+    rounds = TargetRounds(Probe(targets=targets, timeout="500ms"), DEVICE)
+    loop = asyncio.get_running_loop()
+    for _ in range(2):
+        started = loop.time()
+        assert await rounds.first_answer() is not None
+        assert loop.time() - started < 0.4, "a dead target does not hold up the round"
+        async with asyncio.timeout(5):
+            while (silent := rounds.silent()) is None:
+                await asyncio.sleep(0.05)
+        assert silent == ("icmp://10.77.0.9",)
+        assert rounds.silent() is None, "nothing new since"
+
+
+async def test_a_round_in_which_all_are_silent_tells_it_at_once(site: Namespace) -> None:
+    targets = ("icmp://10.77.0.8", "icmp://10.77.0.9")
+    rounds = TargetRounds(Probe(targets=targets, timeout="200ms"), DEVICE)
+    assert await rounds.first_answer() is None
+    assert rounds.silent() == targets
 
 
 async def test_rounds_follow_the_interval_and_hurry_after_a_miss(site: Namespace) -> None:

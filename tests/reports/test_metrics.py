@@ -49,6 +49,7 @@ CONTRACT = {
     "facilitator_tunnel_transmit_bytes_total": {"tunnel"},
     "facilitator_tunnel_probe_success": {"tunnel"},
     "facilitator_tunnel_probe_rtt_seconds": {"tunnel"},
+    "facilitator_probe_target_success": {"tunnel", "target"},
     "facilitator_tunnel_path_mtu_bytes": {"tunnel"},
     "facilitator_tunnel_routes_wanted": {"tunnel"},
     "facilitator_tunnel_routes_installed": {"tunnel"},
@@ -166,6 +167,8 @@ def test_what_a_healthy_tunnel_says(world: ScrapeWorld) -> None:
     assert world.value(snap, "tunnel_connected_timestamp_seconds", tunnel="acme") == 1_000_095.0
     assert world.value(snap, "tunnel_probe_success", tunnel="acme") == 1
     assert world.value(snap, "tunnel_probe_rtt_seconds", tunnel="acme") == 0.012
+    assert world.value(snap, "probe_target_success", tunnel="acme", target="icmp://10.77.0.1") == 1
+    assert world.value(snap, "probe_target_success", tunnel="acme", target="icmp://10.77.0.9") == 0
     assert world.value(snap, "tunnel_path_mtu_bytes", tunnel="acme") == 1400
     assert world.value(snap, "tunnel_reconnects_total", tunnel="acme", reason="peer-timeout") == 1
     assert world.value(snap, "tunnel_connect_seconds_bucket", tunnel="acme", le="1.0") == 0

@@ -6,13 +6,23 @@ from typing import Any
 
 from supervisor.core.alerting.verdict import Alert, Verdict
 from supervisor.core.snapshot import Snapshot, Transition
-from supervisor.core.state import Failure, Health, Leg, Phase, Session, SessionEnded, TunnelState
+from supervisor.core.state import (
+    Failure,
+    Health,
+    Leg,
+    Phase,
+    Session,
+    SessionEnded,
+    SilentTarget,
+    TunnelState,
+)
 from tests.states import RUNNING, but, tunnel_state
 from tunnels.base import Reason
-from tunnels.settings import Tunnel
+from tunnels.settings import Probe, Tunnel
 
 
 def tunnel(name: str = "acme", **settings: Any) -> Tunnel:
+    settings = {"probe": Probe(targets=("icmp://10.77.0.1", "icmp://10.77.0.9")), **settings}
     return Tunnel(name=name, kind="openvpn", destinations=("10.77.0.0/24",), **settings)
 
 
@@ -22,7 +32,12 @@ def up(number: int = 1, **state: Any) -> TunnelState:
     )
     return but(
         tunnel_state(
-            phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY, session=session, last_rtt=0.012
+            phase=Phase.UP,
+            health=Health.HEALTHY,
+            reason=Reason.HEALTHY,
+            session=session,
+            last_rtt=0.012,
+            silent=(SilentTarget("icmp://10.77.0.9", 90.0, 3),),
         ),
         **state,
     )

@@ -133,7 +133,7 @@ BUGS = (
     Bug(
         "a dead destination costs the session",
         f"{SESSION}/machine.py",
-        "if dead is Leg.DESTINATION:",
+        "if dead is Leg.DESTINATION and evidence is not None:",
         "if False:",
         "tests/simulation/test_blame.py::test_a_destination_that_is_dead_for_a_day_costs_no_session_and_calls_once",
     ),
@@ -143,6 +143,46 @@ BUGS = (
         "    if state.endpoint is Reach.SILENT:\n        return True\n",
         "",
         "tests/simulation/test_silence.py::test_a_silence_of_the_network_costs_no_login",
+    ),
+    Bug(
+        "a session is given up before the protocol could show that it lives",
+        f"{SESSION}/silence.py",
+        "    if undecided(c, active):\n        return True\n",
+        "",
+        "tests/simulation/test_protocol_signs.py::"
+        "test_a_filter_of_eight_minutes_costs_at_most_one_login_and_blames_the_destination",
+    ),
+    Bug(
+        "the protocol's sign of life counts for nothing",
+        f"{SESSION}/protocol_signs.py",
+        "    return _of_protocol(c, session) or seen\n",
+        "    return seen\n",
+        "tests/simulation/test_protocol_signs.py::"
+        "test_a_filter_of_eight_minutes_costs_at_most_one_login_and_blames_the_destination",
+    ),
+    Bug(
+        "what the gateway sent before the probes were missed is a sign of life",
+        f"{SESSION}/protocol_signs.py",
+        "    if said.seen and before is not None:\n",
+        "    if said.seen:\n",
+        "tests/simulation/test_protocol_signs.py::"
+        "test_what_came_before_the_probes_were_missed_is_no_sign_of_life",
+    ),
+    Bug(
+        "packets that come back to staff count for nothing",
+        f"{SESSION}/machine.py",
+        "    if event.proof is Proof.TRAFFIC:\n",
+        "    if False:\n",
+        "tests/simulation/test_probe_targets.py::"
+        "test_a_session_that_passes_real_traffic_is_well_and_its_dead_targets_are_told",
+    ),
+    Bug(
+        "a dead target beside a living one is told nowhere",
+        "supervisor/core/conditions.py",
+        "        if dead and state.phase is Phase.UP and well(tunnel, state):\n",
+        "        if False:\n",
+        "tests/simulation/test_probe_targets.py::"
+        "test_one_dead_target_beside_a_living_one_warns_once_and_restarts_nothing",
     ),
     Bug(
         "the session that answers again is replaced all the same",
@@ -341,7 +381,7 @@ BUGS = (
     Bug(
         "nothing is learned about how long sessions last",
         f"{SESSION}/step.py",
-        "            known = lengthened(known, c.now - connected, reasons[number], before.endpoint)\n",
+        "            known = lengthened(known, c.now - connected, reasons[number], before.endpoint, was.health)\n",
         "            pass\n",
         "tests/simulation/test_planned.py::test_a_limit_that_nobody_has_told_is_learned_and_met",
     ),

@@ -192,7 +192,13 @@ def test_after_a_cut_of_all_gateways_few_processes_start_at_once_and_all_are_bac
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reason", [Reason.PEER_TIMEOUT, Reason.NETWORK])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *(Reason.PEER_TIMEOUT, Reason.NETWORK, Reason.DNS, Reason.UNHEALTHY),
+        *(Reason.PEER_CLOSED, Reason.EXITED, Reason.KICKED),
+    ],
+)
 def test_regular_outages_of_the_network_teach_no_limit(reason: Reason) -> None:
     habits = Habits(path_alive=lambda now: now % 600.0 >= 80.0)
     simulated = World(

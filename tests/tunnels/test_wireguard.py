@@ -547,7 +547,7 @@ def test_an_answer_of_wireguard_go() -> None:
         ("errno", "0"),
     ]
     assert read_status(pairs) == [
-        PeerStatus(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148),
+        PeerStatus(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148, 92),
         PeerStatus(bytes([3]) * 32),
     ]
 
@@ -609,7 +609,7 @@ def test_the_kernel_tells_its_peers() -> None:
     assert read_port(bytes(told.data[20:])) == 51999
     assert read_port(b"") == 0
     assert list(read_device(bytes(told.data[20:]))) == [
-        PeerStatus(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148)
+        PeerStatus(bytes([2]) * 32, "2001:db8::1", 7_000_000_005, 148, 92)
     ]
 
 

@@ -6,7 +6,8 @@ driver listens on. The daemon's end is `tunnels.driver_dialogue`.
                        {"connected": {"address": ..., "address6": ..., "on_interface": ..., "peer": ...,
                                       "routes": [...], "agreed": [...], "lasts": ...,
                                       "mtu": ...}}
-    from the daemon    {"id": 1, "answer": ...}   {"renew": true}   {"leave": true}
+                       {"sign": {"seen": ..., "within": ..., "answers": ...}}
+    from the daemon    {"id": 1, "answer": ...}   {"renew": true}   {"leave": true}   {"sign": true}
 
 The daemon may restart at any time: after each connection everything that still holds is sent first. Other
 clients of the daemon's user can connect too, so the first line must be the key that the daemon passed to the
@@ -20,7 +21,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class DaemonChannel:
         out.
         """
         self._key, self._renew, self._leave = os.pread(key, 256, 0), renew, leave
+        self._sign_wanted = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
         self._holds: dict[str, dict[str, Any]] = {}  # what still holds, by its first key
         self._questions: dict[int, asyncio.Future[str]] = {}
@@ -82,6 +84,17 @@ class DaemonChannel:
     def keep(self, secret: str) -> None:
         """Let the daemon keep what spares the next login; empty: what it has is worthless now."""
         self._tell("keep", {"keep": secret})
+
+    async def tell_signs_of_life(self, count: Callable[[], Awaitable[int | None]], within: float) -> None:
+        """Whenever the daemon asks, say whether this count of packets or bytes of the gateway has grown; it
+        sends one at most `within` seconds after one of ours (`tunnels.base.SignOfLife`). None: nobody knows.
+        """
+        before = 0
+        while await self._sign_wanted.wait():
+            self._sign_wanted.clear()
+            if (now := await count()) is not None:
+                self._write({"sign": {"seen": now > before, "within": within, "answers": True}})
+                before = now
 
     async def ask(self, what: str, text: str = "") -> str:
         """Ask for a `username`, `password`, `code` or `text` and return the answer; for an `approval` cancel
@@ -144,6 +157,8 @@ class DaemonChannel:
             self._renew()
         if "leave" in message:
             self._leave()
+        if "sign" in message:
+            self._sign_wanted.set()
         question = self._questions.get(message.get("id", 0))
         if question is not None and not question.done():
             question.set_result(message["answer"])

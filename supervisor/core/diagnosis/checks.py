@@ -18,6 +18,7 @@ from supervisor.core.diagnosis.query import Evidence, PacketPath, aliases, candi
 from supervisor.core.humanize import duration, iso
 from supervisor.core.network.intervals import Interval
 from supervisor.core.session.liveness import dead_leg
+from supervisor.core.session.probe_targets import address_of, answers, dead_targets
 from supervisor.core.state import Health, Phase, TunnelState, up, well
 from tunnels.base import Reason
 from tunnels.networks import IPAddress, IPNetwork
@@ -222,6 +223,23 @@ def session(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
         yield Check("probe", f"the last one was answered in {state.liveness.last_rtt * 1000:.1f} ms{held}")
     else:
         yield Check("probe", "none was answered yet")
+    yield from _targets(path, now)
+
+
+def _targets(path: PacketPath, now: float) -> Iterator[Check]:
+    """Each target in the destination that the address lies in, where the tunnel has several targets."""
+    targets = path.tunnel.probe.targets
+    there = path.match.carry.real
+    here = [target for target in targets if len(targets) > 1 and address_of(target) in there]
+    dead = {each.target: each for each in dead_targets(path.state.liveness)}
+    for target in here:
+        if target in dead:
+            text = (
+                f"{target} in the same destination has been silent for {duration(now - dead[target].since)}"
+            )
+            yield Check("target", text, CheckStatus.WARNING)
+        elif answers(path.state, target):
+            yield Check("target", f"{target} in the same destination answers")
 
 
 def agreement(path: PacketPath) -> Iterator[Check]:

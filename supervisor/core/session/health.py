@@ -11,16 +11,20 @@ from dataclasses import replace
 
 from supervisor.core.session.liveness import dead_destination, forgotten
 from supervisor.core.session.quality import judged, remembered
-from supervisor.core.state import Failure, Health, SessionState, well
+from supervisor.core.state import Failure, Health, Proof, SessionState, well
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
 
 
-def proven(tunnel: Tunnel, session: SessionState, rtt: float, now: float) -> SessionState:
-    """After a round that was answered within `rtt` seconds."""
+def proven(tunnel: Tunnel, session: SessionState, rtt: float | None, now: float) -> SessionState:
+    """After a round that was answered within `rtt` seconds; None: users' packets came back, but no probe ever
+    did.
+    """
     known = session.liveness
     since = known.healthy_since if known.healthy_since is not None else now
-    liveness = replace(forgotten(known), gave_up_on_hearsay=False, last_rtt=rtt, healthy_since=since)
+    liveness = replace(
+        forgotten(known), gave_up_on_hearsay=False, last_rtt=rtt, healthy_since=since, answered_at=now
+    )
     facts = replace(session.session, renewed=False) if session.session.renewed else session.session
     session = replace(session, liveness=liveness, session=facts)
     if session.health is Health.HEALTHY:
@@ -57,13 +61,13 @@ def _degraded(session: SessionState, degraded: str | None, now: float) -> Sessio
     )
 
 
-def nothing_behind(tunnel: Tunnel, session: SessionState, now: float) -> SessionState:
-    """The tunnel does its part: it is kept as it is for other hosts behind it, and until the destination is
-    back.
+def nothing_behind(tunnel: Tunnel, session: SessionState, evidence: Proof, now: float) -> SessionState:
+    """The tunnel does its part, as the `evidence` shows: it is kept as it is for other hosts behind it, and
+    until the destination is back.
     """
     if session.health is Health.UNHEALTHY and session.reason is Reason.DESTINATION:
         return session
-    return _sick(session, Failure(Reason.DESTINATION, dead_destination(tunnel, session.liveness), now))
+    return _sick(session, Failure(Reason.DESTINATION, dead_destination(tunnel, evidence), now))
 
 
 def silent(session: SessionState, now: float) -> SessionState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tunnels.networks import IPNetwork
 from tunnels.settings import Probe
 
 
@@ -20,3 +21,4 @@ class ProbeJob:
     )  # interface to bind to; None: a proxy carries the lane, and only received bytes prove it
     mark: int  # the lane (lane = fwmark = ct mark = routing table)
     inside: str | None = None  # target on the remote gateway itself, for a proxy
+    destinations: tuple[IPNetwork, ...] = ()  # of the tunnel, as the remote site addresses them

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from supervisor.core.state import Known, Length, Phase, Reach, Second, TunnelState
+from supervisor.core.state import Health, Known, Length, Phase, Reach, Second, TunnelState
 from tunnels.base import Reason
 from tunnels.settings import Planned, Tunnel
 
@@ -37,17 +37,21 @@ def remembered(seconds: Mapping[str, Second], lengths: Mapping[str, tuple[Length
     }
 
 
-def lengthened(known: Known, seconds: float, reason: Reason, endpoint: Reach) -> Known:
-    """With one more session, which was connected for so long and ended for this reason. While the gateway
-    does not answer (`endpoint`), it has ended nothing.
+def lengthened(
+    known: Known, seconds: float, reason: Reason, endpoint: Reach, health: Health = Health.UNKNOWN
+) -> Known:
+    """With one more session, which was connected for so long, had this `health` to the end, and ended for
+    this reason. While the gateway does not answer (`endpoint`), it has ended nothing.
     """
-    there = ended_there(reason) and endpoint is not Reach.SILENT
+    there = ended_there(reason, health) and endpoint is not Reach.SILENT
     return replace(known, lengths=(*known.lengths, Length(seconds, there))[-REMEMBERED_SESSIONS:])
 
 
-def ended_there(reason: str) -> bool:
-    """Does this word say that the remote gateway ended the session, or may have."""
-    return reason in _ENDED_THERE
+def ended_there(reason: str, health: str) -> bool:
+    """Do these words say that the remote gateway ended the session, or may have. A session that was dead
+    before shows no limit, unless the gateway said so.
+    """
+    return reason in _ENDED_THERE and (health != Health.UNHEALTHY or reason == Reason.SESSION_EXPIRED)
 
 
 def learned(lengths: Sequence[Length], shortest: float) -> float | None:

@@ -36,6 +36,17 @@ STALE_ROUNDS = 2 * ROUNDS  # the same where the destination was known to be dead
 # After this many rounds (about 5 min) with inbound packets but no reply to us, restart the session once.
 UNPROVEN_ROUNDS = 150
 
+BOTH_WAYS = (Proof.ANSWERED, Proof.AGREED)
+_SHOWN: Mapping[Proof, str] = MappingProxyType(
+    {
+        Proof.ANSWERED: "its far end answers",
+        Proof.RECEIVED: "packets come out of it",
+        Proof.PROTOCOL: "the gateway's own packets come",
+        Proof.TRAFFIC: "packets come back to staff",
+        Proof.AGREED: "the gateway answers the client's own packets",
+    }
+)
+
 LOCAL = frozenset(
     {
         Reason.LOCAL,
@@ -63,19 +74,22 @@ SENTENCES: Mapping[Leg, str] = MappingProxyType(
 )
 
 
-def missed(liveness: Liveness, evidence: Proof | None) -> Liveness:
+def missed(liveness: Liveness, evidence: Proof | None, now: float) -> Liveness:
     """After one more round in which no target answered; `evidence` that packets pass all the same."""
     return replace(
         liveness,
         misses=liveness.misses + 1,
+        missed_since=now if liveness.missed_since is None else liveness.missed_since,
         rounds_without_traffic=liveness.rounds_without_traffic + 1 if evidence is None else 0,
-        rounds_without_reply=0 if evidence is Proof.ANSWERED else liveness.rounds_without_reply + 1,
+        rounds_without_reply=0 if evidence in BOTH_WAYS else liveness.rounds_without_reply + 1,
     )
 
 
 def forgotten(liveness: Liveness) -> Liveness:
     """The missed rounds do not count any more."""
-    return replace(liveness, misses=0, rounds_without_traffic=0, rounds_without_reply=0)
+    return replace(
+        liveness, misses=0, rounds_without_traffic=0, rounds_without_reply=0, missed_since=None, signs=None
+    )
 
 
 def blamed(session: SessionState) -> Leg | None:
@@ -98,10 +112,10 @@ def _silent_rounds(session: SessionState) -> int:
     return ROUNDS if session.session.renewed else SILENT_ROUNDS
 
 
-def dead_destination(tunnel: Tunnel, liveness: Liveness) -> str:
+def dead_destination(tunnel: Tunnel, evidence: Proof) -> str:
     """The sentence about a destination that is dead behind a tunnel that works."""
-    shows = "packets come out of it" if liveness.rounds_without_reply else "its far end answers"
-    return f"the tunnel works ({shows}), but nothing behind it answers: {', '.join(tunnel.probe.targets)}"
+    silent = ", ".join(tunnel.probe.targets)
+    return f"the tunnel works ({_SHOWN[evidence]}), but nothing behind it answers: {silent}"
 
 
 def dead_leg(tunnel: Tunnel, state: TunnelState, uplink: Uplink) -> Leg | None:

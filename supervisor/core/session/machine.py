@@ -21,9 +21,11 @@ from supervisor.core.session.address_conflict import unusable
 from supervisor.core.session.context import StepContext
 from supervisor.core.session.health import blind, filled, halted, nothing_behind, proven, rated, silent
 from supervisor.core.session.liveness import ROUNDS, UNPROVEN_ROUNDS, blamed, forgotten, missed
+from supervisor.core.session.probe_targets import judged
+from supervisor.core.session.protocol_signs import noted, shown
 from supervisor.core.session.retry import stable
-from supervisor.core.state import Asking, Failure, Leg, Phase, RecoveryStep, SessionState, connected
-from tunnels.base import Connected, Failed, Full, NextServer, Question, Reason, Wanted
+from supervisor.core.state import Asking, Failure, Leg, Phase, Proof, RecoveryStep, SessionState, connected
+from tunnels.base import Connected, Failed, Full, NextServer, Question, Reason, SignOfLife, Wanted
 
 ANSWER_SECONDS = 300.0  # that a person has to answer a question of the remote gateway
 # After a code was given to a client that is up, until packets must pass again: the rest of the renegotiation.
@@ -106,8 +108,8 @@ def _said(c: StepContext, session: SessionState, event: ev.ClientSaid) -> Sessio
             return _connected(c, session, event.what)
         case Question():
             return _asked(c, session, event.what)
-        case Full():
-            return SessionStep(filled(c.tunnel, session, event.what.text, c.now))
+        case SignOfLife() | Full():
+            return SessionStep(_reported(c, session, event.what))
         case NextServer():
             return _next_server(c, session)
         case Failed():
@@ -115,6 +117,12 @@ def _said(c: StepContext, session: SessionState, event: ev.ClientSaid) -> Sessio
             return terminated(c, failed, event.what.reason)
         case _:
             return SessionStep(session)
+
+
+def _reported(c: StepContext, session: SessionState, what: SignOfLife | Full) -> SessionState:
+    if isinstance(what, SignOfLife):
+        return noted(c, session, what)
+    return filled(c.tunnel, session, what.text, c.now)
 
 
 def _explained(session: SessionState, what: Failed) -> str:
@@ -243,22 +251,33 @@ def _probed(c: StepContext, session: SessionState, event: ev.Probed) -> SessionS
     """One answer proves the path. Without one it depends on what is dead: only the tunnel itself is helped
     by a new session, about which `core.session.silence` decides.
     """
+    silent = judged(session.liveness.silent, event.silent, c.now)
+    if silent != session.liveness.silent:
+        session = replace(session, liveness=replace(session.liveness, silent=silent))
     if event.rtt is not None:
         well = proven(c.tunnel, session, event.rtt, c.now)
         return SessionStep(rated(c.tunnel, well, event.rtt, c.now))
-    session = replace(session, liveness=missed(session.liveness, event.proof))
+    if event.proof is Proof.TRAFFIC:
+        return SessionStep(proven(c.tunnel, session, session.liveness.last_rtt, c.now))
+    evidence = shown(c, session, event.proof)
+    session = replace(session, liveness=missed(session.liveness, evidence, c.now))
+    asks = (ev.AskSignOfLife(c.tunnel.name, session.session.number),) if c.kind.ask_sign_of_life else ()
+    return SessionStep(_unanswered_round(c, session, evidence), asks)
+
+
+def _unanswered_round(c: StepContext, session: SessionState, evidence: Proof | None) -> SessionState:
     dead = blamed(session)
     if dead is None:
-        return SessionStep(rated(c.tunnel, session, None, c.now))
+        return rated(c.tunnel, session, None, c.now)
     if _halted(session, c.now):
-        return SessionStep(halted(session, c.now))
-    if dead is Leg.DESTINATION:
-        return SessionStep(nothing_behind(c.tunnel, session, c.now))
+        return halted(session, c.now)
+    if dead is Leg.DESTINATION and evidence is not None:
+        return nothing_behind(c.tunnel, session, evidence, c.now)
     if not c.uplink:
-        return SessionStep(blind(session, c.now))
+        return blind(session, c.now)
     # A client without room for more connections may be alive all the same, but not for ever.
     crowded = session.liveness.full is not None and session.liveness.misses < UNPROVEN_ROUNDS
-    return SessionStep(session if c.doubted or crowded else silent(session, c.now))
+    return session if c.doubted or crowded else silent(session, c.now)
 
 
 def given_up(c: StepContext, session: SessionState) -> SessionStep:

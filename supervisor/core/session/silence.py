@@ -14,6 +14,7 @@ from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.handover import begin_standby, withdrawn
 from supervisor.core.session.liveness import blamed
 from supervisor.core.session.machine import SessionStep, given_up, renewed
+from supervisor.core.session.protocol_signs import undecided
 from supervisor.core.state import (
     Health,
     Leg,
@@ -43,7 +44,7 @@ def silence_followed(c: StepContext, step: Step) -> Step:
         return _recovered(c, step, active)
     if not _silent(active) or c.doubted or not c.uplink:
         return step
-    return step if _waits(c, step.tunnel) else _lost(c, step, active)
+    return step if _waits(c, step.tunnel, active) else _lost(c, step, active)
 
 
 def _silent(session: SessionState) -> bool:
@@ -51,9 +52,11 @@ def _silent(session: SessionState) -> bool:
     return session.phase is Phase.UP and sick and blamed(session) is Leg.TUNNEL
 
 
-def _waits(c: StepContext, state: TunnelState) -> bool:
+def _waits(c: StepContext, state: TunnelState, active: SessionState) -> bool:
     """A login would reach nobody, or the session may still show that it lives."""
     if state.endpoint is Reach.SILENT:
+        return True
+    if undecided(c, active):
         return True
     return state.endpoint is Reach.ANSWERS and c.now - state.endpoint_since < RETURN_SECONDS
 

@@ -63,9 +63,9 @@ def _learned(c: StepContext, before: TunnelState, step: Step) -> Known:
             continue
         session = now.get(number)
         if session is None:
-            known = lengthened(known, c.now - connected, reasons[number], before.endpoint)
+            known = lengthened(known, c.now - connected, reasons[number], before.endpoint, was.health)
         elif session.phase is not Phase.UP:
-            known = lengthened(known, c.now - connected, session.reason, before.endpoint)
+            known = lengthened(known, c.now - connected, session.reason, before.endpoint, was.health)
     return known
 
 

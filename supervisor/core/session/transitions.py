@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.session.machine import DOWN
+from supervisor.core.session.probe_targets import dead_targets
 from supervisor.core.snapshot import Transition, Uplink
 from supervisor.core.state import (
     Failure,
@@ -158,7 +159,10 @@ def _transition(
 def public(state: TunnelState) -> tuple[object, ...]:
     """What outputs depend on beside transitions."""
     sessions = [
-        (each.session, each.phase, each.health, each.asking, each.code_at, each.outdated, _drained(each))
+        (
+            *(each.session, each.phase, each.health, each.asking, each.code_at, each.outdated),
+            *(_drained(each), dead_targets(each.liveness)),
+        )
         for each in state.sessions
     ]
     return (

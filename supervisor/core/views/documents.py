@@ -97,6 +97,17 @@ class OtherSessionEntry(SessionEntry):
     drain: DrainEntry | None
 
 
+class TargetEntry(TypedDict):
+    """A probe target of a tunnel."""
+
+    target: str
+    destination: str | None
+    """The network that it lies in, as staff address it; null: in none of the tunnel's destinations."""
+    answers: bool | None
+    """In the last whole round; null: none has shown it yet."""
+    silent_since: Timestamp | None
+
+
 class TunnelStatus(TypedDict):
     """One tunnel now."""
 
@@ -128,6 +139,8 @@ class TunnelStatus(TypedDict):
     learned_limit_seconds: float | None
     """After how long the remote gateway ends a session, where that has been observed."""
     probe_rtt_seconds: float | None
+    targets: list[TargetEntry]
+    """Of its probes, in the order of the configuration."""
     reconnects: int
     next_attempt: Timestamp | None
     asks: QuestionEntry | None

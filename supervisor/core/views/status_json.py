@@ -10,6 +10,7 @@ from supervisor.core.humanize import iso
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.session.lifetime import learned
 from supervisor.core.session.liveness import dead_leg
+from supervisor.core.session.probe_targets import answers, destination_of
 from supervisor.core.session.reason_pages import runbook_url
 from supervisor.core.session.retry import not_retried
 from supervisor.core.snapshot import Snapshot
@@ -22,6 +23,7 @@ from supervisor.core.views.documents import (
     QuestionEntry,
     SessionEntry,
     StatusDocument,
+    TargetEntry,
     TunnelStatus,
 )
 from tunnels.settings import Tunnel
@@ -112,6 +114,7 @@ def _tunnel(
         "planned_reconnect": None if state.planned is None else iso(who.wall_offset + state.planned),
         "learned_limit_seconds": learned(state.known.lengths, tunnel.reconnect.stable_after),
         "probe_rtt_seconds": state.liveness.last_rtt,
+        "targets": [_target(who, tunnel, state, target) for target in tunnel.probe.targets],
         "reconnects": state.reconnects,
         "next_attempt": iso(who.wall_offset + (state.deadline or 0.0)) if waiting else None,
         "asks": _question(who, state.asking),
@@ -128,6 +131,17 @@ def _runbook(who: DaemonIdentity, tunnel: Tunnel, state: TunnelState) -> str | N
         return None
     failure = state.present_failure
     return runbook_url(who.runbooks, state.reason if failure is None else failure.reason)
+
+
+def _target(who: DaemonIdentity, tunnel: Tunnel, state: TunnelState, target: str) -> TargetEntry:
+    lies_in = destination_of(tunnel, target)
+    moments = [each.since for each in state.liveness.silent or () if each.target == target]
+    return {
+        "target": target,
+        "destination": None if lies_in is None else str(lies_in.staff_side),
+        "answers": answers(state, target),
+        "silent_since": iso(who.wall_offset + moments[0]) if moments else None,
+    }
 
 
 def _other(who: DaemonIdentity, state: TunnelState) -> OtherSessionEntry | None:

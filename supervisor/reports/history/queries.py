@@ -30,15 +30,17 @@ _LATEST: Mapping[str, str] = MappingProxyType(
 )
 
 _SESSION_LENGTHS = """
-SELECT tunnel, lasted - (connected - started) AS seconds, reason FROM (
+SELECT tunnel, lasted - (connected - started) AS seconds, reason, coalesce((
+    SELECT health FROM transition AS t WHERE t.tunnel = last.tunnel AND t.run = last.run AND t.session = last.number AND t.after = 'up'
+    ORDER BY t.id DESC LIMIT 1), 'unknown') AS health FROM (
     SELECT *, row_number() OVER (PARTITION BY tunnel ORDER BY ended DESC, rowid DESC) AS place
-    FROM session WHERE connected IS NOT NULL AND lasted IS NOT NULL)
+    FROM session WHERE connected IS NOT NULL AND lasted IS NOT NULL) AS last
 WHERE place <= :count ORDER BY tunnel, place DESC"""
 
 
-def session_lengths(path: Path, count: int) -> list[tuple[str, float, str]]:
-    """Tunnel, seconds from connected to the end, and reason of each tunnel's last `count` sessions, oldest
-    first. Raises sqlite3.Error.
+def session_lengths(path: Path, count: int) -> list[tuple[str, float, str, str]]:
+    """Tunnel, seconds from connected to the end, reason, and health until then of each tunnel's last `count`
+    sessions, oldest first. Raises sqlite3.Error.
     """
     with contextlib.closing(_read_only(path)) as connection:
         return [tuple(row) for row in connection.execute(_SESSION_LENGTHS, {"count": count})]

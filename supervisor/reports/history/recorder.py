@@ -244,8 +244,8 @@ class History:
         """
         found: dict[str, list[Length]] = {}
         with contextlib.suppress(sqlite3.Error):
-            for tunnel, seconds, reason in queries.session_lengths(self._archive.path, count):
-                found.setdefault(tunnel, []).append(Length(seconds, ended_there(reason)))
+            for tunnel, seconds, reason, health in queries.session_lengths(self._archive.path, count):
+                found.setdefault(tunnel, []).append(Length(seconds, ended_there(reason, health)))
         return {tunnel: tuple(each) for tunnel, each in found.items()}
 
     # --- rows

@@ -14,6 +14,7 @@ from typing import Protocol
 from supervisor.core.network.traffic import Carried
 from supervisor.core.network.wanted import RouteCounts
 from supervisor.core.session.liveness import dead_leg
+from supervisor.core.session.probe_targets import answers
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Phase, Session, TunnelState, up
 from supervisor.reports.metrics.counters import CONNECT_BUCKETS_SECONDS, ScrapedCounters, TunnelCounts
@@ -96,6 +97,7 @@ class TunnelSeries:
             ((labels(tunnel=name, kind=tunnel.kind), 1) for name, (tunnel, _) in snapshot.tunnels.items()),
         )
         yield from self._states(states)
+        yield _targets(snapshot)
         yield _dead_legs(snapshot)
         nothing = TunnelCounts()
         yield from _counted({name: counts.get(name, nothing) for name in states})
@@ -298,6 +300,20 @@ def _dead_legs(snapshot: Snapshot) -> MetricFamily:
         "gauge",
         "1 for the part of the way that is known to be dead; none while all is well.",
         ((labels(tunnel=name, leg=leg.value), 1) for name, leg in legs if leg is not None),
+    )
+
+
+def _targets(snapshot: Snapshot) -> MetricFamily:
+    found = (
+        (name, target, answers(state, target))
+        for name, (tunnel, state) in snapshot.tunnels.items()
+        for target in (tunnel.probe.targets if state.phase is Phase.UP else ())
+    )
+    return simple(
+        "facilitator_probe_target_success",
+        "gauge",
+        "1 if the probe target answered in the last whole round.",
+        ((labels(tunnel=name, target=target), seen) for name, target, seen in found),
     )
 
 

@@ -26,6 +26,9 @@ _PIN = re.compile(r"pin-sha256:[A-Za-z0-9+/]{43}=|sha256:[0-9a-f]{64}|sha1:[0-9a
 _PEM = b"-----BEGIN "
 
 Protocol = Literal["anyconnect", "gp", "pulse", "f5", "fortinet", "array", "nc"]
+# after the gateway's last packet in which openconnect has ended or connected again: its dead peer detection
+# (DPD_SECONDS of the driver) ends after twice as long, and it tries once in place
+SILENT_SECONDS = 12.0
 
 
 OperatingSystem = Literal["linux", "linux-64", "win", "mac-intel", "android", "apple-ios"]
@@ -313,6 +316,7 @@ OPENCONNECT = Kind(
     dialogue=_dialogue,
     binaries=("openconnect",),
     renew=(RENEW,),
+    ends_within=lambda tunnel: SILENT_SECONDS,
     logout=(LOGOUT,),
     endpoint=lambda tunnel: tunnel.host,
     tcp_port=lambda tunnel: tunnel.port,

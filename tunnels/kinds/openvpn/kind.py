@@ -19,7 +19,7 @@ from pydantic import Field
 from tunnels.base import KEY, Carrier, FileFinding, Input, Kind, Launch, Placement, Say, Tunnel
 from tunnels.kinds.openvpn.judging import left_out
 from tunnels.kinds.openvpn.login import LoginIdentity
-from tunnels.kinds.openvpn.management import RENEW, OpenVPNDialogue
+from tunnels.kinds.openvpn.management import ASK_COUNTERS, RENEW, OpenVPNDialogue
 from tunnels.kinds.openvpn.options import SECRETS
 from tunnels.kinds.openvpn.profile import OpenVPNProfile, read_profile
 from tunnels.kinds.openvpn.syntax import Directive
@@ -236,6 +236,7 @@ OPENVPN = Kind(
     referenced_inputs=_referenced_inputs,
     renew=(Say(f"signal {RENEW}"),),
     renew_starts_new_session=True,
+    ask_sign_of_life=(Say(ASK_COUNTERS),),
     endpoint=lambda tunnel: str(tunnel.config),
     certificates=_certificates,
 )

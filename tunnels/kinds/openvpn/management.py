@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tunnels.base import Connected, Failed, IPNetwork, LineSource, NextServer, Reason, Say
+from tunnels.base import Connected, Failed, IPNetwork, LineSource, NextServer, Reason, Say, SignOfLife
 from tunnels.failure_patterns import explanation, line_explanation, quoting
 from tunnels.kinds.openvpn.login import Answer, Credentials, LoginIdentity
 from tunnels.kinds.openvpn.patterns import (
@@ -26,6 +26,7 @@ from tunnels.kinds.openvpn.patterns import (
     STATE,
     pushed_limit,
     pushed_mtu,
+    pushed_ping,
     pushed_routes,
     pushed_user,
 )
@@ -34,6 +35,10 @@ TUN_MTU = 1500  # bytes: OpenVPN's default
 # requests for the server's settings, one each five seconds, before its silence is taken for a wait for
 # somebody
 PATIENCE = 4
+# Asks for its counters. Of these, one counts the bytes of authenticated packets of the server, its pings too.
+ASK_COUNTERS = "status 1"
+_AUTHENTICATED = "Auth read bytes,"
+USUAL_PING_SECONDS = 10  # of a server's `keepalive`, where it is not known
 RENEW = "SIGUSR1"  # sent to OpenVPN, and reported by it as the reason why an attempt ended
 
 _UNSEEN = frozenset({Reason.NETWORK, Reason.DNS})  # the server did not see the login
@@ -63,6 +68,7 @@ _AUTH_FAILED = re.compile(r"AUTH: Received control message: AUTH_FAILED,(.*)")
 _PUSH = re.compile(r"PUSH: Received control message: '(PUSH_REPLY,.*)'")
 _ASKS_FOR_PUSH = re.compile(r"SENT CONTROL \[.*\]: 'PUSH_REQUEST'")
 _BEGINS_ANEW = re.compile(r"SIGUSR1\[.*\] received, process restarting")
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 _TOKEN, _INFO = ">PASSWORD:Auth-Token:", ">INFOMSG:"
 
 
@@ -74,6 +80,7 @@ class _Pushed:
     limit: int | None = None
     mtu: int | None = None
     user: str | None = None
+    ping: int | None = None
     requests: int = 0  # how often OpenVPN has asked for it
     seen: bool = False  # it has pushed something
 
@@ -84,6 +91,7 @@ class _Pushed:
         self.limit = pushed_limit(reply) or self.limit
         self.mtu = pushed_mtu(reply) or self.mtu
         self.user = pushed_user(reply) or self.user
+        self.ping = pushed_ping(reply) or self.ping
 
 
 class OpenVPNDialogue:
@@ -121,6 +129,7 @@ class OpenVPNDialogue:
         ] = ()  # what the latest state of the history means: earlier ones are over
         self._held = False  # it waits for `hold release`
         self._now = 0  # Unix time of its latest line
+        self._received = 0  # authenticated bytes, when it was last asked
 
     def receive(self, source: LineSource, line: str) -> Iterator[Answer]:
         """Take one line and return replies and what it means."""
@@ -151,7 +160,9 @@ class OpenVPNDialogue:
         if line == "":
             yield from self._attached()
         elif line == "END":
-            yield from self._end_of_history()
+            yield from self._end_of_history() if self._replies > 0 else ()
+        elif line.startswith(_AUTHENTICATED):
+            yield from self._counted(line.removeprefix(_AUTHENTICATED))
         elif match := _LOG_LINE.fullmatch(line):
             self._now = int(match[1])
             self._complain(match[2], match[3])
@@ -180,6 +191,14 @@ class OpenVPNDialogue:
         latest, self._latest = self._latest, ()
         yield from latest
         yield from self._release()
+
+    def _counted(self, octets: str) -> Iterator[Answer]:
+        """A server that pushes no ping sends most likely none."""
+        if not _NUMBER.fullmatch(octets):
+            return
+        before, self._received = self._received, int(octets)
+        known = self._pushed.ping if self._pushed.seen else USUAL_PING_SECONDS
+        yield SignOfLife(self._received > before, float(known or 0))
 
     def _notice(self, line: str) -> Iterator[Answer]:
         if line.startswith(">HOLD:"):

@@ -181,6 +181,18 @@ def pushed_mtu(reply: str) -> int | None:
     return (sizes[-1] or None) if sizes else None
 
 
+def pushed_ping(reply: str) -> int | None:
+    """Seconds of silence after which the client shall send a packet, and by custom the server does (`ping`);
+    None: not pushed.
+    """
+    pauses = [
+        int(words[0])
+        for name, words in _options(reply)
+        if name == "ping" and words and _NUMBER.fullmatch(words[0])
+    ]
+    return pauses[-1] if pauses else None
+
+
 def pushed_user(reply: str) -> str | None:
     """The user name that belongs to the pushed token, in base64; None: ours."""
     return next((words[0] for name, words in _options(reply) if name == "auth-token-user" and words), None)

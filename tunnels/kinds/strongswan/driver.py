@@ -30,6 +30,7 @@ from tunnels.drivers.channel import DaemonChannel, assigned
 from tunnels.drivers.cli import end_like, parser
 from tunnels.drivers.netlink import add_address, bring_up, forget_rules, rename
 from tunnels.kinds.strongswan.associations import established, far_side, given_addresses
+from tunnels.kinds.strongswan.dead_peer_detection import delay_seconds, received_messages
 from tunnels.kinds.strongswan.vici import Message, Vici, ViciError
 
 CHARON = ("setpriv", "--pdeathsig", "KILL", "charon-systemd")  # it does not outlive the driver
@@ -45,7 +46,7 @@ _PLUGINS = (
     "random nonce openssl pem pkcs1 pkcs7 pkcs8 pkcs12 x509 pubkey constraints revocation aes sha1 sha2 "
     "md5 mgf1 hmac kdf gcm xcbc cmac"
     " fips-prf gmp curve25519 chapoly kernel-libipsec kernel-netlink socket-default vici"
-    " eap-identity eap-md5 eap-mschapv2 eap-gtc eap-tls eap-ttls xauth-generic"
+    " counters eap-identity eap-md5 eap-mschapv2 eap-gtc eap-tls eap-ttls xauth-generic"
 )
 
 
@@ -63,6 +64,7 @@ class CharonSession:
         )  # a security association has come, gone or been replaced since the list
         self._begun = False  # there is a session to terminate
         self._mtu: int | None = None  # of the interface, in bytes
+        self._text = ""  # of the configuration
 
     async def run(self) -> int:
         """Stay connected until the gateway, charon or SIGTERM ends it; returns the exit code, or the negative
@@ -97,7 +99,15 @@ class CharonSession:
             await self._vici.register(event)
         await self._connect(self._vici, pid)
         self._begun = True
-        while await self._lives(self._vici):
+        signs = self._talk.tell_signs_of_life(self._received_messages, delay_seconds(self._text))
+        telling = asyncio.ensure_future(signs)
+        try:
+            await self._watch(self._vici)
+        finally:
+            telling.cancel()
+
+    async def _watch(self, vici: Vici) -> None:
+        while await self._lives(vici):
             addresses = [*given_addresses(self._sessions), *self._options.address]
             facts = {**assigned(addresses), **far_side(self._sessions), "mtu": self._mtu}
             self._talk.connected(**facts, on_interface=True)
@@ -182,6 +192,7 @@ class CharonSession:
         text = _content(self._options.config)
         for token, _, name in (gateway.partition("=") for gateway in self._options.gateway):
             text = text.replace(token.encode(), (await _one_address(name, self._options.remote)).encode())
+        self._text = text.decode(errors="replace")
         descriptor = os.memfd_create("swanctl.conf")
         os.write(descriptor, text)
         return descriptor
@@ -199,6 +210,13 @@ class CharonSession:
                 for kind in ("EAP", "XAUTH")
             )
         return secrets
+
+    async def _received_messages(self) -> int | None:
+        """IKE messages of the gateway so far; None: this charon does not count them."""
+        try:
+            return received_messages(await self._vici.request("get-counters")) if self._vici else None
+        except ViciError:
+            return None
 
     async def _log_off(self) -> None:
         """Terminate the sessions at the gateway, if it answers."""

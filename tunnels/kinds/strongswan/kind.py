@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import Field
 
 from tunnels.base import KEY, Carrier, FileFinding, Input, Kind, Launch, Placement, Reason, Secret, Tunnel
-from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
+from tunnels.driver_dialogue import ASK_SIGN_OF_LIFE, INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
 from tunnels.kinds.strongswan.config import Swanctl, not_asked_for, read_swanctl
 from tunnels.profiles import PREFIX, folder, of_file, referenced_file
@@ -242,4 +242,5 @@ STRONGSWAN = Kind(
     binaries=("charon-systemd", "swanctl", "setpriv"),
     examine=_examine,
     referenced_inputs=_referenced_inputs,
+    ask_sign_of_life=(ASK_SIGN_OF_LIFE,),
 )

@@ -50,7 +50,7 @@ _GET_DEVICE, _SET_DEVICE = 0, 1
 _IFNAME, _PRIVATE_KEY, _FLAGS, _LISTEN_PORT, _PEERS = 2, 3, 5, 6, 8
 _REPLACE_PEERS, _UPDATE_ONLY = 1, 4
 _P_KEY, _P_PRESHARED, _P_FLAGS, _P_ENDPOINT, _P_KEEPALIVE = 1, 2, 3, 4, 5
-_P_HANDSHAKE, _P_SENT, _P_ALLOWED = 6, 8, 9
+_P_HANDSHAKE, _P_RECEIVED, _P_SENT, _P_ALLOWED = 6, 7, 8, 9
 _A_FAMILY, _A_ADDRESS, _A_LENGTH = 1, 2, 3
 _NETWORKS_PER_MESSAGE = 500  # an attribute holds 64 KiB
 
@@ -142,8 +142,9 @@ def read_device(data: bytes) -> Iterator[PeerStatus]:
         if _P_HANDSHAKE not in peer:
             continue  # more networks of a peer that the message before was about
         seconds, rest = struct.unpack("=qq", peer[_P_HANDSHAKE])
-        (sent,) = struct.unpack("=Q", peer[_P_SENT])
-        yield PeerStatus(peer[_P_KEY], _address(peer.get(_P_ENDPOINT, b"")), seconds * 10**9 + rest, sent)
+        sent, received = (struct.unpack("=Q", peer[name])[0] for name in (_P_SENT, _P_RECEIVED))
+        where = _address(peer.get(_P_ENDPOINT, b""))
+        yield PeerStatus(peer[_P_KEY], where, seconds * 10**9 + rest, sent, received)
 
 
 def _peers(body: bytes) -> bytes:

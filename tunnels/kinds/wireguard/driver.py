@@ -38,6 +38,7 @@ STALE_SECONDS = 135.0
 RESOLVE_AGAIN_SECONDS = 30.0  # between two resolutions then
 EXPIRED_SECONDS = 180.0  # after a handshake: WireGuard uses its keys no longer (REJECT_AFTER_TIME)
 UNANSWERED_SECONDS = 20.0  # of sending without a handshake after that
+KEEPALIVE_SECONDS = 10.0  # after a packet to which it has no answer, a peer sends one (KEEPALIVE_TIMEOUT)
 
 _NOISE = re.compile(
     r"Routine: |ing keepalive packet|UAPI: |UAPI listener|^[┌│└]|UDP bind has been updated|Interface up "
@@ -144,6 +145,12 @@ class WireGuardTunnel:
         self._handshakes = Handshakes()
         self._resolved_at = 0.0
         self._mtu: int | None = None  # of the interface, in bytes
+
+    async def received(self) -> int | None:
+        """Bytes of authenticated packets of the peers that matter; None: the interface is gone."""
+        with contextlib.suppress(OSError, EndedError):
+            return sum(peer.received for peer in await self._device.look() if peer.key in self._owners)
+        return None
 
     async def run(self, talk: DaemonChannel, renew: asyncio.Event) -> None:
         """Connect, and watch until the tunnel cannot go on (WireGuardFailure). `renew`: connect again on the
@@ -314,6 +321,7 @@ async def _attended(work: Coroutine[Any, Any, None], device: WireGuardDevice, st
 
 async def _run(tunnel: WireGuardTunnel, talk: DaemonChannel, renew: asyncio.Event) -> None:
     """After a failure keep the interface as it is: the daemon decides, as soon as there is one."""
+    telling = asyncio.ensure_future(talk.tell_signs_of_life(tunnel.received, KEEPALIVE_SECONDS))
     try:
         await tunnel.run(talk, renew)
     except WireGuardFailure as failure:
@@ -322,6 +330,8 @@ async def _run(tunnel: WireGuardTunnel, talk: DaemonChannel, renew: asyncio.Even
         _refused(talk, error)
     except EndedError:
         pass  # its exit code explains it
+    finally:
+        telling.cancel()
     await asyncio.Event().wait()
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import Field
 
 from tunnels.base import KEY, Carrier, FileFinding, Input, Kind, Launch, Placement, Reason, Tunnel
-from tunnels.driver_dialogue import INTERFACE_SETTINGS, RENEW, ProgramDialogue
+from tunnels.driver_dialogue import ASK_SIGN_OF_LIFE, INTERFACE_SETTINGS, RENEW, ProgramDialogue
 from tunnels.failure_patterns import table
 from tunnels.kinds.wireguard.config import WireGuardProfile, read_profile
 from tunnels.kinds.wireguard.cryptokey_routing import owners
@@ -163,6 +163,7 @@ WIREGUARD = Kind(
     referenced_inputs=_referenced_inputs,
     start_timeout=START_SECONDS,
     renew=(RENEW,),
+    ask_sign_of_life=(ASK_SIGN_OF_LIFE,),
     unlimited_session=True,
     uses=lambda tunnel: frozenset(("device", "mtu")),
 )

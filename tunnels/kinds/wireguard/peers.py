@@ -32,6 +32,7 @@ class PeerStatus:
     endpoint: str = ""  # address, without the port
     handshake: int = 0  # Unix time of the last one in nanoseconds; 0: there was none
     sent: int = 0  # bytes since the interface exists
+    received: int = 0  # the same; only of authenticated packets
 
 
 class WireGuardDevice(Protocol):

@@ -232,4 +232,6 @@ def _with(seen: PeerStatus, name: str, value: str) -> PeerStatus:
             return replace(seen, handshake=seen.handshake + int(value))
         case "tx_bytes":
             return replace(seen, sent=int(value))
+        case "rx_bytes":
+            return replace(seen, received=int(value))
     return seen
