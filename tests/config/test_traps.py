@@ -119,7 +119,7 @@ ENTRY = {
     "remote: x": "5: tunnels.acme.remote: unknown key (an option of kind pipe)",
     "name: x": "5: tunnels.acme.name: unknown key (the name of a tunnel is its key under tunnels:)",
     "probe: {xyz: 1}": "13: tunnels.acme.probe.xyz: unknown key; known here: degraded, interval, targets, "
-    "timeout",
+    "timeout, traffic",
     "config: b.conf": "5: tunnels.acme.config: this key stands here a second time; the first is in line 5",
     "on: x": '5: tunnels.acme.on: on is read as the boolean true by YAML; quote it: "on"',
     "<<: {mtu: 1400}": "5: tunnels.acme.<<: merge keys are not supported; what tunnels share goes under "

@@ -9,8 +9,6 @@ from supervisor.core.session.liveness import ROUNDS
 from supervisor.core.session.machine import KILL_INTERVAL_SECONDS
 from supervisor.core.session.retry import CURABLE_SECONDS, POLICIES, Page, Retry, backoff, not_retried
 from supervisor.core.session.step import HANDLED, step
-from supervisor.core.session.transitions import transitions
-from supervisor.core.snapshot import Uplink
 from supervisor.core.state import Failure, Health, Phase, Reach, Session, TunnelState, Want
 from tests.core.moments import moment
 from tests.states import but, tunnel_state
@@ -374,8 +372,6 @@ def test_what_was_put_right_at_an_interface_is_kept_and_the_session_goes_on() ->
     after = result.tunnel
     assert (after.phase, after.health, after.session.number) == (Phase.UP, before.health, 1)
     assert after.failure == Failure(Reason.LOCAL, event.text, 100.0)
-    (told,) = transitions(moment(TUNNEL, 100.0), before, result, Uplink())
-    assert (told.before, told.after, told.reason, told.text) == (Phase.UP, Phase.UP, Reason.LOCAL, event.text)
 
 
 def test_a_session_whose_source_address_is_gone_ends_at_once_and_names_it() -> None:
