@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.golden.samples import SORTS
 from tests.packaging.checkout import Checkout, copy, files
 from tests.packaging.installation import REPOSITORY, wheels
 from tests.packaging.lock import RUNTIME
@@ -18,6 +19,7 @@ from tests.packaging.lock import RUNTIME
 pytestmark = pytest.mark.slow
 
 VERSION = "9.8.7"
+RECORD = f"tests/golden/codes-{SORTS['codes'].format}.json"
 PACKAGES = ("common", "supervisor", "tunnels")
 RELEASE = f"""# Changelog
 
@@ -121,8 +123,8 @@ def run(directory: Path, *command: str | Path) -> str:
         ),
         (
             VERSION,
-            {"tests/golden/codes-1.json": None},
-            "there is no golden record of the format that this version writes: tests/golden/codes-1.json",
+            {RECORD: None},
+            f"there is no golden record of the format that this version writes: {RECORD}",
         ),
     ],
     ids=["no version", "half a version", "changes", "other version", "changelog", "golden record"],

@@ -66,7 +66,8 @@ def hand_over(vm: Machine, everyone: Customers) -> None:
     vm.run("chmod", "-R", "g+rX", FILES)
     vm.run("chgrp", "-R", "facilitator", FILES)
     defaults = {"login": {"pause": "100ms"}, "reconnect": {"first": "100ms", "max": "1s"}}
-    config = everyone.config({**lab.configuration(), "facilitator": {"name": "vm"}, "defaults": defaults})
+    mine = {"facilitator": {"name": "vm"}, "defaults": defaults, "on_exit": "remove"}
+    config = everyone.config({**lab.configuration(), **mine})
     put(vm, "config.yaml", yaml.safe_dump(config).replace(str(lab.directory), FILES))
 
 

@@ -104,7 +104,7 @@ def test_the_program_is_alone_with_its_end(session: NamespaceSession) -> None:
         "", {"password": b"hunter2\n"}, argv=argv, up={"device": DEVICE}, login={"password": {"file": "x"}}
     )
     run.to_end()
-    assert run.transcript == [f"output|none {run.process.pid}", "output|hunter2"]
+    assert run.transcript == [f"output|none {run.process.pid}", "output|hunter2", "end|"]
     assert run.process.wait() == 7
     killed = session.start("kill -9 $$", up={"device": DEVICE})
     killed.to_end()
