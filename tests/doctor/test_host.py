@@ -31,6 +31,7 @@ from supervisor.kernel.inspect import foreign_rules
 from tests.kernel.test_rights import NET_ADMIN, NOBODY, as_nobody
 from tests.lab.daemon import FACILITATOR, REPOSITORY, LabDaemon
 from tests.netns import Namespace
+from tests.openvpn_profile import sound_profile
 from tunnels.base import Carrier, Kind, Launch
 from tunnels.kinds.openvpn.kind import OpenVPN
 from tunnels.registry import KINDS
@@ -42,6 +43,8 @@ remote vpn.acme.example 1195 tcp
 remote 192.0.2.8 1194
 </connection>
 """
+# An ASN.1 SEQUENCE: more of a PEM key is not looked at.
+IDENTITY = "-----BEGIN PRIVATE KEY-----\nMAIFAA==\n-----END PRIVATE KEY-----\n"
 DOCKER = """
 table ip filter {
   chain DOCKER-USER {
@@ -75,9 +78,9 @@ class HostTree:
         self.root, self.file = root, root / "config.yaml"
         root.chmod(0o755)
         for name, mode, text in (
-            ("acme.ovpn", 0o644, "client\nremote 192.0.2.7 1194\n"),
-            ("hosts", 0o644, "x"),
-            ("key", 0o600, "y"),
+            ("acme.ovpn", 0o640, sound_profile("192.0.2.7 1194")),
+            ("hosts", 0o644, "192.0.2.9 ssh-ed25519 AAAA\n"),
+            ("key", 0o600, IDENTITY),
         ):
             (root / name).write_text(text)
             (root / name).chmod(mode)
@@ -155,6 +158,7 @@ def test_secrets_are_read_and_never_shown(host: HostTree) -> None:
     (host.root / "password").chmod(0o644)
     (host.root / "routing-key").touch()
     (host.root / "acme.ovpn").write_text("<key>\n-----BEGIN PRIVATE KEY-----\n</key>\n")
+    (host.root / "acme.ovpn").chmod(0o644)
     files = Files(host.root, lambda _: None, {})
     found = {secret.what: secret for secret in stores.secrets(host.config(), KINDS, files, privileged=True)}
     assert found["acme: password"].mode == 0o644

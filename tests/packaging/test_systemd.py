@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tests.lab.wait import eventually
+from tests.openvpn_profile import sound_profile
 from tests.packaging.container import Machine, machine
 from tests.packaging.installation import (
     EXAMPLES,
@@ -46,7 +47,7 @@ CONFIG: dict[str, Any] = {
     },
 }
 NOTHING = {"routes": "", "rules": "", "tables": "", "processes": ""}
-OVPN = "client\ndev tun\nremote 127.0.0.1 1194\n"
+OVPN = sound_profile("127.0.0.1 1194")
 
 
 @pytest.fixture
