@@ -231,6 +231,16 @@ def test_ready() -> None:
     assert not list(SshuttleDialogue("b").receive(LineSource.OUTPUT, "READY=1"))
 
 
+def test_an_end_that_is_read_before_the_beginning_keeps_its_reason() -> None:
+    """READY=1 comes through another socket than the output."""
+    dialogue = SshuttleDialogue("b")
+    assert not list(dialogue.receive(LineSource.OUTPUT, "c : fatal: the other end has ended the session"))
+    assert list(dialogue.receive(LineSource.NOTIFY, "READY=1")) == [Connected(peer="b")]
+    assert list(dialogue.receive(LineSource.END, "")) == [
+        Failed(Reason.PEER_CLOSED, "the other end has ended the session")
+    ]
+
+
 def test_full_and_not_full_any_more() -> None:
     dialogue = SshuttleDialogue("b")
     assert list(dialogue.receive(LineSource.OUTPUT, "facilitator: full: 2 of 2 workers are")) == [
