@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from supervisor.core.network.lanes import SHARES
 from tests.tunnels.driver import explained
 from tests.tunnels.test_kinds import IDENTITY
-from tunnels.base import Connected, Full, LineSource, Placement, Reason
+from tunnels.base import Connected, Failed, Full, LineSource, Placement, Reason
 from tunnels.kinds.sshuttle.account import SshAccount
 from tunnels.kinds.sshuttle.kind import Sshuttle, SshuttleDialogue
 from tunnels.kinds.sshuttle.limits import NOT_FULL
