@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from supervisor.core.network.lanes import SHARES
 from tests.tunnels.driver import explained
 from tests.tunnels.test_kinds import IDENTITY
-from tunnels.base import Connected, Full, LineSource, Placement, Reason
+from tunnels.base import Connected, Failed, Full, LineSource, Placement, Reason
 from tunnels.kinds.sshuttle.account import SshAccount
 from tunnels.kinds.sshuttle.kind import Sshuttle, SshuttleDialogue
 from tunnels.kinds.sshuttle.limits import NOT_FULL
@@ -229,6 +229,16 @@ def test_output_that_means_nothing(line: str) -> None:
 def test_ready() -> None:
     assert list(SshuttleDialogue("b").receive(LineSource.NOTIFY, "READY=1")) == [Connected(peer="b")]
     assert not list(SshuttleDialogue("b").receive(LineSource.OUTPUT, "READY=1"))
+
+
+def test_an_end_that_is_read_before_the_beginning_keeps_its_reason() -> None:
+    """READY=1 comes through another socket than the output."""
+    dialogue = SshuttleDialogue("b")
+    assert not list(dialogue.receive(LineSource.OUTPUT, "c : fatal: the other end has ended the session"))
+    assert list(dialogue.receive(LineSource.NOTIFY, "READY=1")) == [Connected(peer="b")]
+    assert list(dialogue.receive(LineSource.END, "")) == [
+        Failed(Reason.PEER_CLOSED, "the other end has ended the session")
+    ]
 
 
 def test_full_and_not_full_any_more() -> None:

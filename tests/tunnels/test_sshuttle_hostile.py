@@ -160,7 +160,7 @@ def test_a_flood_for_a_reader_that_does_not_read_ends_the_session(lab: SshLab, s
 
 @pytest.mark.parametrize("script", _BREACHES.values(), ids=_BREACHES)
 def test_a_breach_of_the_protocol_ends_the_session_with_that_reason(lab: SshLab, script: str) -> None:
-    with hostile(lab, script) as run:
+    with hostile(lab, f"{script}\ntime.sleep(60)") as run:  # else the end of ssh may be noticed first
         failed = run.failed(60)
         assert (failed.reason, failed.text.partition(":")[0]) == (
             Reason.PROTOCOL,

@@ -51,9 +51,8 @@ class ClientFiles:
         tunnel = self._tunnels.get(name)
         if tunnel is None:
             return None
-        problem = self._faults.ask(
-            "client files", None, start_problem, tunnel, self._kinds[tunnel.kind], self._files
-        )
+        part = f"kind:{tunnel.kind}"  # whose code reads them
+        problem = self._faults.ask(part, None, start_problem, tunnel, self._kinds[tunnel.kind], self._files)
         others = {each: text for each, text in self.problems.items() if each != name}
         self._keep(others if problem is None else others | {name: problem})
         return problem

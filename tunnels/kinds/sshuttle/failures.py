@@ -123,6 +123,11 @@ _OWN_LINES = table(
 )
 
 
+def ended(line: str) -> bool:
+    """Whether sshuttle's client says with this line why it ends: whatever is read later, it has ended."""
+    return line.startswith("c : fatal: ")
+
+
 def explained(line: str) -> Failed | None:
     """What a line of the output says about a failure; None: nothing."""
     if _NO_NEWS.match(line):

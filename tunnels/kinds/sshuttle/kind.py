@@ -36,7 +36,7 @@ from tunnels.base import (
 )
 from tunnels.failure_patterns import Explanations
 from tunnels.kinds.sshuttle.account import SshAccount
-from tunnels.kinds.sshuttle.failures import explained
+from tunnels.kinds.sshuttle.failures import ended, explained
 from tunnels.kinds.sshuttle.keys import UserCertificate, read_certificate, read_private_key, text_of_key
 from tunnels.kinds.sshuttle.known_hosts import knows, read_known_hosts
 from tunnels.kinds.sshuttle.limits import NOT_FULL, WORKER_CONNECTIONS_PER_SOURCE
@@ -288,17 +288,20 @@ class SshuttleDialogue:
         """`host`: where our connection goes. `certificate`: what is to be added where the key is refused."""
         self._host, self._certificate = host, certificate
         self._connected = False
+        self._ended = False  # sshuttle has said why; its READY=1 may be read later, as it comes another way
         self._explanations = Explanations(explained)
 
     def receive(self, source: LineSource, line: str) -> Iterator[Observation]:
         """Take one line and return what it means."""
         if source is LineSource.NOTIFY and line == "READY=1":
             self._connected = True
-            self._explanations.connected()
+            if not self._ended:
+                self._explanations.connected()
             yield Connected(peer=self._host)
         elif source is LineSource.OUTPUT and (said := _FULL.fullmatch(line)):
             yield Full(said[1])
         elif source is LineSource.OUTPUT:
+            self._ended = self._ended or ended(line)
             self._explanations.hear(line)
         elif source is LineSource.END and (failed := self._explanations.failure):
             # the same message, but the handshake was long ago
