@@ -251,6 +251,14 @@ class LabDaemon:
                 f"{late}; it is {self.tunnel(name)}\n{self.log.read_text()[-3000:]}"
             ) from None
 
+    def wait_silent(self, name: str, within: float = 20.0) -> None:
+        """Wait until it is noticed that nothing passes through the tunnel; its session may go on."""
+        eventually(
+            lambda: (tunnel := self.tunnel(name))["phase"] != "up" or tunnel["health"] == "unhealthy",
+            within,
+            f"the silence of {name} is noticed",
+        )
+
     def sessions(self) -> dict[str, tuple[Any, ...]]:
         """Of each tunnel: phase, and what tells its session from every other one."""
         found = {

@@ -221,7 +221,7 @@ def _site(address: IPv4Address, local: Tree) -> Tree:
 
 def add_rekeying(connection: Any, seconds: int) -> None:
     """Let this end of a connection (swanctl.conf) negotiate new keys so often for IKE, and for its children
-    a little more often: charon notices once that a child is due, and was seen to forget it while it replaces
+    a little more often: charon notices once that a child is due, and seems to forget it while it replaces
     the IKE SA at the same moment. It then deletes the child when its life is over, which is no rekeying.
     """
     connection |= {"rekey_time": f"{seconds}s", "rand_time": "0s", "over_time": f"{seconds}s"}

@@ -89,7 +89,7 @@ def in_the_dark(lab: Lab, daemon: LabDaemon, name: str) -> None:
     """The path drops everything for a while, and the probes notice."""
     lab.blackhole(CUSTOMER)
     try:
-        eventually(lambda: daemon.tunnel(name)["phase"] != "up", PATIENCE, "the silence is noticed")
+        daemon.wait_silent(name, PATIENCE)
     finally:
         lab.unblock(CUSTOMER)
 

@@ -13,7 +13,7 @@ import pytest
 from tests.lab import CUSTOMER, DATACENTRE_WEB, Lab, LabDaemon
 from tests.lab.config import Config
 from tests.lab.network import DATACENTRE
-from tests.lab.wait import NOISE, eventually
+from tests.lab.wait import NOISE
 
 pytestmark = pytest.mark.root
 
@@ -61,7 +61,7 @@ def test_its_life(lab: Lab, daemon: LabDaemon) -> None:
     daemon.wait_for("acme-vpn", phase="up", health="healthy")
     lab.blackhole(CUSTOMER)
     try:
-        eventually(lambda: daemon.tunnel("acme-vpn")["phase"] != "up", 15, "the silence is noticed")
+        daemon.wait_silent("acme-vpn", 15)
     finally:
         lab.unblock(CUSTOMER)
     daemon.wait_for("acme-vpn", 30, phase="up", health="healthy")

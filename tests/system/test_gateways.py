@@ -89,7 +89,7 @@ def test_an_openconnect_gateway_that_has_moved_is_found_by_its_name(
             lab.network["transport"].run("nft", "flush set inet faults sites")
             silent = "add table ip silent; add chain ip silent i { type filter hook input priority 0; };"
             lab.network["customer"].run("nft", f"{silent} add rule ip silent i ip daddr {CUSTOMER} drop")
-            eventually(lambda: daemon.tunnel(NAME)["phase"] != "up", 60, "the silence is noticed")
+            daemon.wait_silent(NAME, 60)
             eventually(lambda: daemon.tunnel(NAME)["reconnects"] >= 4, 200, "the pauses have grown")
             resolver.set(HOST, MOVED)
             moved = time.monotonic()
