@@ -32,8 +32,11 @@ async def ask() -> bool:
 async def attempt() -> None:
     start = time.monotonic()
     print(f"{start:.4f}", flush=True)
-    ok = await ask()
-    print(f"{start:.4f} {time.monotonic():.4f} {int(ok)}", flush=True)
+    ok = False
+    try:
+        ok = await ask()
+    finally:
+        print(f"{start:.4f} {time.monotonic():.4f} {int(ok)}", flush=True)
 
 
 async def main() -> None:
