@@ -4,6 +4,7 @@ is no longer true, and every server gets its turn. Real servers, and a real name
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -18,8 +19,11 @@ from tests.lab.network import BASTION
 from tests.lab.ocserv import USER, OcservServer
 from tests.lab.pki import Authority
 from tests.lab.servers import PASSWORD
+from tests.lab.strongswan import GROUP_SECRET
+from tests.lab.strongswan import USER as IPSEC_USER
 from tests.lab.wait import NOISE, eventually
-from tests.system.ipsec import carries, tunnel
+from tests.lab.wireguard import WireGuardServer
+from tests.system.ipsec import carries, gateway, tunnel
 
 pytestmark = pytest.mark.root
 
@@ -157,6 +161,60 @@ def test_the_first_addresses_of_an_ssh_host_may_be_dead(
         seconds = time.monotonic() - begun
         print(f"healthy after {seconds:.1f} s")
         assert seconds <= 120.0 * NOISE
+
+
+def healthy_in_time(daemon: LabDaemon, name: str) -> None:
+    begun = time.monotonic()
+    daemon.wait_for(name, 180, phase="up", health="healthy")
+    seconds = time.monotonic() - begun
+    print(f"healthy after {seconds:.1f} s")
+    assert seconds <= 120.0 * NOISE
+    assert daemon.tunnel(name)["session"]["peer"] == str(CUSTOMER)
+
+
+@pytest.mark.timed
+@pytest.mark.usefixtures("elsewhere")
+def test_the_first_addresses_of_a_vpnc_gateway_may_be_dead(
+    lab: Lab, config: Config, resolver: LabNameServer
+) -> None:
+    """They are silent, and vpnc would wait 15 s for each."""
+    resolver.set(HOST, *DEAD, CUSTOMER)
+    with gateway(lab) as server:
+        secrets = {
+            "many.vpnc": server.vpnc_config().replace(str(CUSTOMER), HOST),
+            "many-group": f"{GROUP_SECRET}\n",
+            "many-xauth": f"{PASSWORD}\n",
+        }
+        for name, text in secrets.items():
+            lab.set_secret(name, text)
+        many = tunnel(
+            "vpnc",
+            config=str(lab.directory / "many.vpnc"),
+            group_secret={"file": str(lab.directory / "many-group")},
+            login={"username": IPSEC_USER, "password": {"file": str(lab.directory / "many-xauth")}},
+        )
+        with resolving_daemon(lab, {**config, "tunnels": {NAME: many}}) as daemon:
+            healthy_in_time(daemon, NAME)
+        assert server.attempts == ["accepted"]
+
+
+@pytest.mark.timed
+@pytest.mark.usefixtures("elsewhere")
+def test_the_first_addresses_of_a_wireguard_endpoint_may_be_dead(
+    lab: Lab, config: Config, resolver: LabNameServer
+) -> None:
+    """They are silent, as is one that does not know our key: nothing but a handshake tells."""
+    resolver.set(HOST, *DEAD, CUSTOMER)
+    server = WireGuardServer(lab.network["customer"], lab.directory)
+    server.start()
+    try:
+        lab.set_secret("many.conf", server.client_config(HOST))
+        # sockets of wireguard-go lie in one directory, whatever the network namespace
+        many = tunnel("wireguard", config=str(lab.directory / "many.conf"), device=f"t-{os.getpid()}")
+        with resolving_daemon(lab, {**config, "tunnels": {NAME: many}}) as daemon:
+            healthy_in_time(daemon, NAME)
+    finally:
+        server.stop()
 
 
 def test_a_gateway_inside_of_a_destination_is_named(lab: Lab, config: Config) -> None:

@@ -64,6 +64,26 @@ def test_routes_and_names_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "gateway"),
+    [
+        ({}, ()),
+        ({"trusted_certificate": "aa" * 32}, ("--gateway", "vpn.example.net:10443")),
+        (
+            {"trusted_certificate": "aa" * 32, "server": "vpn.example.net"},
+            ("--gateway", "vpn.example.net:443"),
+        ),
+    ],
+)
+def test_an_address_may_stand_for_the_name_if_the_certificate_is_known(
+    options: dict[str, str], gateway: tuple[str, ...]
+) -> None:
+    """Else openfortivpn checks the certificate against the name that it connects with."""
+    argv = launched(**options).argv
+    begin = argv.index("--gateway") if "--gateway" in argv else len(argv)
+    assert argv[begin : begin + 2] == gateway
+
+
+@pytest.mark.parametrize(
     ("options", "complaint"),
     [
         ({"server": "vpn.example.net:0"}, "is not a server"),

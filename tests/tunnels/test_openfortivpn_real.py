@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.fortigate import PORT, FortiGate
+from tests.lab.name_server import LabNameServer
 from tests.lab.pki import Authority
 from tests.lab.servers import PASSWORD
 from tests.netns import Namespace, link
@@ -56,7 +57,9 @@ class FortinetSite:
         self.directory = directory
         self.client, self.server = Namespace("forti-client"), Namespace("forti-server")
         link(self.client, "wan", self.server, "wan")
-        self.client.run("ip", "address", "add", f"{CLIENT}/30", "dev", "wan")
+        # no network of its own: getaddrinfo would put addresses in it first (RFC 6724, rule 9)
+        self.client.run("ip", "address", "add", f"{CLIENT}/32", "dev", "wan")
+        self.client.run("ip", "route", "add", f"{SERVER}/32", "dev", "wan")
         self.server.run("ip", "address", "add", f"{SERVER}/30", "dev", "wan")
         self.gateway = FortiGate(self.server, directory, Authority(directory), IPv4Address(SERVER))
         self.gateway.start()
@@ -165,3 +168,17 @@ def test_without_ppp_nobody_logs_in(site: FortinetSite) -> None:
 )
 def test_a_gateway_that_cannot_be_reached(site: FortinetSite, server: str, name: str, reason: Reason) -> None:
     assert ended(site.run(server=server), name).reason is reason
+
+
+def test_the_first_addresses_of_the_name_may_be_dead(site: FortinetSite, tmp_path: Path) -> None:
+    """openfortivpn would try only the first one. The certificate is known by its digest."""
+    site.client.run("ip", "route", "add", "203.0.113.0/24", "via", SERVER)  # which passes nothing on
+    before = len(site.gateway.seen)
+    with LabNameServer(site.client, tmp_path) as resolver:
+        resolver.set("vpn.acme.example", *(f"203.0.113.{number}" for number in range(1, 8)), SERVER)
+        run = site.run("wrong", server=f"vpn.acme.example:{PORT}")
+        try:
+            assert run.failed(30).reason is Reason.AUTH
+        finally:
+            run.stop()
+    assert site.gateway.seen[before:] == ["refused"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def made(config: str, tunnel: Vpnc | None = None, **secrets: str) -> list[str]:
 
 def test_what_the_daemon_owns_is_the_daemons() -> None:
     lines = made(CONFIG)
-    assert 'IPSec gateway "vpn.example.net"' in lines
+    assert not [line for line in lines if "gateway" in line]  # the driver says which address it is
     assert 'IPSec ID "staff"' in lines
     assert "Enable Single DES" in lines
     assert [
@@ -69,6 +70,12 @@ def test_what_the_daemon_owns_is_the_daemons() -> None:
         "DPD idle timeout (our side) 10",
         "Debug 2",
     ]
+
+
+def test_the_driver_is_told_the_gateway_and_whose_turn_it_is() -> None:
+    launch = VPNC.launch(vpnc(), replace(PLACE, remote=3), {"config": CONFIG.encode()})
+    assert "--gateway=vpn.example.net" in launch.argv
+    assert launch.argv[launch.argv.index("--remote") + 1] == "3"
 
 
 def test_the_secrets_of_the_file_are_used_where_there_are_no_others() -> None:

@@ -2,23 +2,30 @@
 is up.
 
     python -I -m tunnels.kinds.openfortivpn.driver --device NAME --config FD --talk FD [--mtu N]
-    [--append-code]
+    [--append-code] [--gateway HOST:PORT]
 
 pppd puts the addresses on the interface. A login on a host without PPP would be wasted, and many gateways
 count sessions, so PPP is checked before.
+openfortivpn tries only the first address of the gateway's name, and checks the certificate against what it is
+told to connect with. `--gateway` is given where the certificate is known by its digest: then an address may
+stand for the name.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import re
 import signal
+import socket
 
+from tunnels.drivers.addresses import resolved
 from tunnels.drivers.channel import DaemonChannel
 from tunnels.drivers.cli import ask_to_end, end_like, parser, say
 from tunnels.drivers.netlink import bring_up
+from tunnels.drivers.reachable import reachable
 from tunnels.drivers.terminal_prompts import read_output, relay
 
 _PROMPT = re.compile(r"[^\n]*[:?]\s*")
@@ -40,6 +47,7 @@ class OpenfortivpnSession:
             "openfortivpn",
             "-c",
             f"/proc/self/fd/{fd}",
+            *await self._instead(),
             pass_fds=(fd,),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -55,6 +63,20 @@ class OpenfortivpnSession:
 
         await read_output(client.stdout, _PROMPT, self._heard, answer)
         return await client.wait()
+
+    async def _instead(self) -> tuple[str, ...]:
+        """ADDRESS:PORT of the gateway, as openfortivpn's argument, where its name has several addresses and
+        the first one does not answer.
+        """
+        if self._options.gateway is None:
+            return ()
+        host, _, port = self._options.gateway.partition(":")
+        with contextlib.suppress(OSError):  # openfortivpn will say why
+            first, *others = await resolved(host, socket.AF_INET)  # it has no IPv6
+            answering = await reachable(host, int(port), family=socket.AF_INET) if others else None
+            if answering is not None and answering != first:
+                return (f"{answering}:{port}",)
+        return ()
 
     async def _answer(self, prompt: str) -> str:
         if not prompt.startswith(_PASSWORD):
@@ -97,7 +119,9 @@ async def _main(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    given = parser().parse_args()
+    words = parser()
+    words.add_argument("--gateway", help="HOST:PORT, if an address may stand for the host's name")
+    given = words.parse_args()
     if (why := unfit()) is not None:
         say(why)
         end_like(1)

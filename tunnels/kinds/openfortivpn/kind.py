@@ -63,6 +63,7 @@ def _inputs(tunnel: OpenFortiVpn) -> tuple[Input, ...]:
 def _launch(tunnel: OpenFortiVpn, place: Placement, inputs: Mapping[str, bytes]) -> Launch:
     if tunnel.login.username is None:
         raise ValueError("openfortivpn needs a login.username")
+    host, port = _endpoint(tunnel), _door(tunnel)
     return Launch(
         argv=(
             place.python,
@@ -75,6 +76,8 @@ def _launch(tunnel: OpenFortiVpn, place: Placement, inputs: Mapping[str, bytes])
             "{config}",
             "--talk",
             KEY,
+            # the digest identifies the gateway without its name
+            *(("--gateway", f"{host}:{port}") if tunnel.trusted_certificate is not None else ()),
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(("--append-code",) if tunnel.login.append_code else ()),
         ),
@@ -90,10 +93,9 @@ def configuration(tunnel: OpenFortiVpn, username: str, device: str) -> str:
     """The whole configuration: ask for the password, try once, leave routes and names alone."""
     if not username.isprintable() or username != username.strip():
         raise ValueError("login.username has characters that openfortivpn cannot be given")
-    host, _, port = tunnel.server.partition(":")
     settings = {
-        "host": host,
-        "port": port or "443",
+        "host": _endpoint(tunnel),
+        "port": str(_door(tunnel)),
         "username": username,
         "set-routes": "0",
         "half-internet-routes": "0",

@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
+from tunnels.drivers.addresses import in_turn, resolved
 from tunnels.drivers.channel import DaemonChannel, assigned
 from tunnels.drivers.cli import end_like, parser
 from tunnels.drivers.netlink import add_address, bring_up, forget_rules, rename
@@ -325,11 +326,9 @@ def _require_own(where: str, address: str) -> None:
 async def _one_address(name: str, number: int) -> str:
     """The address with this number of all that the name has; the name itself if it cannot be resolved."""
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(name, 500, type=socket.SOCK_DGRAM)
+        return in_turn(await resolved(name), number)
     except OSError:
         return name  # charon will say why
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    return addresses[number % len(addresses)]
 
 
 def _first_complaint(output: bytes) -> str:

@@ -24,8 +24,9 @@ from tunnels.recognition import ProfileFormat
 DPD_SECONDS = 10
 
 # Names of vpnc's configuration. It compares them without regard to case, and the first line of a name counts.
+_GATEWAY = "IPSec gateway"
 _KEPT = (
-    "IPSec gateway",
+    _GATEWAY,
     "IPSec ID",
     "IPSec secret",
     "IPSec obfuscated secret",
@@ -100,6 +101,7 @@ def _launch(tunnel: Vpnc, place: Placement, inputs: Mapping[str, bytes]) -> Laun
     authorities = [inputs[item.name] for item in _referenced_inputs(tunnel, inputs)]
     with of_file(tunnel.config):
         config = configuration(tunnel, place.device, inputs)
+        gateway = read_config(inputs["config"])[_GATEWAY]
     return Launch(
         argv=(
             place.python,
@@ -112,6 +114,9 @@ def _launch(tunnel: Vpnc, place: Placement, inputs: Mapping[str, bytes]) -> Laun
             "{config}",
             "--talk",
             KEY,
+            f"--gateway={gateway}",
+            "--remote",
+            str(place.remote),
             *(("--mtu", str(tunnel.mtu)) if tunnel.mtu is not None else ()),
             *(("--append-code",) if tunnel.login.append_code else ()),
             *(("--ca-file", "{ca_file}") if authorities else ()),
@@ -158,7 +163,9 @@ def _taken_apart(line: str, number: int) -> tuple[str, str]:
 
 
 def configuration(tunnel: Vpnc, device: str, inputs: Mapping[str, bytes]) -> str:
-    """The whole configuration of one session, except for its script. ValueError says what is missing."""
+    """The whole configuration of one session, except for its script and gateway, which the driver adds.
+    ValueError says what is missing.
+    """
     read = read_config(inputs["config"])
     said: dict[str, str] = {name: value for name, value in read.items() if name != _CA_FILE}
     if "group_secret" in inputs:
@@ -170,13 +177,18 @@ def configuration(tunnel: Vpnc, device: str, inputs: Mapping[str, bytes]) -> str
     if asks:
         said = {name: value for name, value in said.items() if name not in _PASSWORDS}
     _refuse_empty(read, said)
-    for name, instead in (("IPSec gateway", ""), ("IPSec ID", ""), ("Xauth username", " or login.username")):
+    for name, instead in ((_GATEWAY, ""), ("IPSec ID", ""), ("Xauth username", " or login.username")):
         if not said.get(name):
             raise ProfileError(f"the configuration has no {name}{instead}")
     if not any(said.get(name) for name in _SECRETS) and said.get("IKE Authmode") != "cert":
         raise ProfileError("the configuration has no IPSec secret, and there is no group_secret")
     return "".join(
-        f"{line}\n" for line in (*_lines(said), *_ours(device), *(("Xauth interactive",) if asks else ()))
+        f"{line}\n"
+        for line in (
+            *_lines({name: value for name, value in said.items() if name != _GATEWAY}),
+            *_ours(device),
+            *(("Xauth interactive",) if asks else ()),
+        )
     )
 
 

@@ -18,20 +18,20 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
+from tunnels.drivers.addresses import in_turn, resolved
 from tunnels.drivers.channel import DaemonChannel, assigned
 from tunnels.drivers.cli import end_like
 from tunnels.drivers.netlink import bring_up
 from tunnels.kinds.wireguard.device import opened
-from tunnels.kinds.wireguard.peers import DevicePeer, EndedError, Endpoint, PeerStatus, WireGuardDevice
+from tunnels.kinds.wireguard.peers import DevicePeer, EndedError, PeerStatus, WireGuardDevice
 from tunnels.kinds.wireguard.userspace import SOCKETS
 
 FIRST_HANDSHAKE_SECONDS = 12.0  # WireGuard itself tries every 5
-RESOLVE_TIMEOUT_SECONDS = 8.0  # for a name
+OF_SEVERAL_SECONDS = 7.0  # the same where the name has other addresses, which are left to be tried
 STATUS_SECONDS = 5.0  # between two checks of a tunnel that is up
 # without a handshake, then the name is resolved again: a healthy pair renews after 120
 STALE_SECONDS = 135.0
@@ -77,8 +77,8 @@ class HandshakeHints:
         """
         return self._answers > 1 or len(self._unsent) > 2
 
-    def explained(self, where: str) -> WireGuardFailure:
-        """Why there was no handshake, as far as anybody can know."""
+    def explained(self, where: str, seconds: float = FIRST_HANDSHAKE_SECONDS) -> WireGuardFailure:
+        """Why there was no handshake in this time, as far as anybody can know."""
         if self._answers:
             return WireGuardFailure(
                 "handshake",
@@ -88,7 +88,7 @@ class HandshakeHints:
         if self._unsent[-1]:
             return WireGuardFailure("network", f"nothing could be sent to {where}: {self._unsent[-1]}")
         text = (
-            f"no handshake with {where} within {FIRST_HANDSHAKE_SECONDS:g} s: it cannot be reached, or a key is "
+            f"no handshake with {where} within {seconds:g} s: it cannot be reached, or a key is "
             f"wrong (both look the same)"
         )
         return WireGuardFailure("network", text)
@@ -170,19 +170,27 @@ class WireGuardTunnel:
 
     async def _connect(self) -> str:
         """Returns the address of the peer, after the first handshake with it."""
-        peers = [await self._peer(peer) for peer in self._config["peers"]]
+        found = [await _resolved(peer["endpoint"]) for peer in self._config["peers"]]
+        peers = [
+            self._peer(peer, addresses) for peer, addresses in zip(self._config["peers"], found, strict=True)
+        ]
         # a peer without an Endpoint connects to us
         named = [peer["endpoint"] for peer in self._config["peers"] if peer["owner"]]
         if all(named) and not any(peer.endpoint for peer in peers if peer.key in self._owners):
             raise WireGuardFailure("dns", f"{' '.join(host for host, _ in named)} cannot be resolved")
         self._handshakes = Handshakes()
         await self._configure(peers)
-        return (await self._first_handshake()).endpoint
+        several = any(
+            len(addresses) > 1
+            for peer, addresses in zip(peers, found, strict=True)
+            if peer.key in self._owners
+        )
+        seconds = OF_SEVERAL_SECONDS if several else FIRST_HANDSHAKE_SECONDS
+        return (await self._first_handshake(peers, seconds)).endpoint
 
-    async def _peer(self, peer: Mapping[str, Any]) -> DevicePeer:
-        found = await _resolved(peer["endpoint"])
+    def _peer(self, peer: Mapping[str, Any], addresses: Sequence[str]) -> DevicePeer:
         preshared = None if peer["preshared_key"] is None else bytes.fromhex(peer["preshared_key"])
-        endpoint = found[self._remote % len(found)] if found else None
+        endpoint = (in_turn(addresses, self._remote), int(peer["endpoint"][1])) if addresses else None
         return DevicePeer(
             bytes.fromhex(peer["public_key"]), preshared, endpoint, tuple(peer["allowed"]), peer["keepalive"]
         )
@@ -209,29 +217,33 @@ class WireGuardTunnel:
         if wanted and await self._device.port() != wanted:
             raise self._port_taken()
 
-    async def _first_handshake(self) -> PeerStatus:
+    async def _first_handshake(self, peers: Sequence[DevicePeer], seconds: float) -> PeerStatus:
         """The first owner of a destination with a handshake. WireGuard notifies nobody of one, so its status
         is polled.
         """
         pause = 0.005
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_HANDSHAKE_SECONDS):
+            async with asyncio.timeout(seconds):
                 while not self._hints.hopeless:
-                    peers = await self._device.look()
+                    seen = await self._device.look()
                     await self._check_port()
-                    if shaken := next((s for s in peers if s.handshake and s.key in self._owners), None):
+                    if shaken := next((s for s in seen if s.handshake and s.key in self._owners), None):
                         return shaken
                     await asyncio.sleep(pause)
                     pause = min(0.2, pause * 1.5)
-        raise self._hints.explained(" or ".join(self._places()))
+        raise self._hints.explained(" or ".join(self._places(peers)), seconds)
 
-    def _places(self) -> list[str]:
+    def _places(self, peers: Sequence[DevicePeer]) -> Iterator[str]:
         """Where the owners of our destinations are."""
-        endpoints = [peer["endpoint"] for peer in self._config["peers"] if peer["owner"]]
-        return [
-            f"{endpoint[0]} port {endpoint[1]}" if endpoint else "the [Peer] without an Endpoint"
-            for endpoint in endpoints
-        ]
+        for configured, peer in zip(self._config["peers"], peers, strict=True):
+            if not configured["owner"]:
+                continue
+            if configured["endpoint"] is None:
+                yield "the [Peer] without an Endpoint"
+                continue
+            name, port = configured["endpoint"]
+            address = "" if peer.endpoint is None or peer.endpoint[0] == name else f" ({peer.endpoint[0]})"
+            yield f"{name}{address} port {port}"
 
     # --- what follows
     # ------------------------------------------------------------------------------------------------------
@@ -257,24 +269,20 @@ class WireGuardTunnel:
                 continue
             self._resolved_at = now
             found = await _resolved(where[seen.key])
-            if found and seen.endpoint not in {address for address, _ in found}:
-                print(f"facilitator: {where[seen.key][0]} is at {found[0][0]} now", flush=True)
-                await self._device.move(seen.key, found[0])
+            if found and seen.endpoint not in found:
+                print(f"facilitator: {where[seen.key][0]} is at {found[0]} now", flush=True)
+                await self._device.move(seen.key, (found[0], where[seen.key][1]))
 
 
-async def _resolved(endpoint: Sequence[Any] | None) -> list[Endpoint]:
+async def _resolved(endpoint: Sequence[Any] | None) -> list[str]:
     """All addresses of an endpoint, in the order that this host prefers; empty if it cannot be resolved."""
     if endpoint is None:
         return []
     try:
-        async with asyncio.timeout(RESOLVE_TIMEOUT_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(
-                endpoint[0], endpoint[1], type=socket.SOCK_DGRAM
-            )
-    except (TimeoutError, OSError) as error:
+        return await resolved(endpoint[0])
+    except OSError as error:
         print(f"facilitator: {endpoint[0]} cannot be resolved: {error or 'no answer'}", flush=True)
         return []
-    return list(dict.fromkeys((str(address[0]), int(address[1])) for *_, address in found))
 
 
 # --- the program
