@@ -19,7 +19,7 @@ from tests.lab.network import BASTION
 from tests.lab.ocserv import USER, OcservServer
 from tests.lab.pki import Authority
 from tests.lab.servers import PASSWORD
-from tests.lab.strongswan import GROUP_SECRET
+from tests.lab.strongswan import GROUP_SECRET, PRESHARED_KEY
 from tests.lab.strongswan import USER as IPSEC_USER
 from tests.lab.wait import NOISE, eventually
 from tests.lab.wireguard import WireGuardServer
@@ -196,6 +196,22 @@ def test_the_first_addresses_of_a_vpnc_gateway_may_be_dead(
         with resolving_daemon(lab, {**config, "tunnels": {NAME: many}}) as daemon:
             healthy_in_time(daemon, NAME)
         assert server.attempts == ["accepted"]
+
+
+@pytest.mark.timed
+@pytest.mark.usefixtures("elsewhere")
+def test_the_first_addresses_of_a_strongswan_gateway_may_be_dead(
+    lab: Lab, config: Config, resolver: LabNameServer
+) -> None:
+    """They are silent, and charon would wait 11 s for each."""
+    resolver.set(HOST, *DEAD, CUSTOMER)
+    with gateway(lab) as server:
+        lab.set_secret("many-swanctl.conf", server.swanctl_config("psk").replace(str(CUSTOMER), HOST))
+        lab.set_secret("many-psk", f"{PRESHARED_KEY}\n")
+        psk = {"file": str(lab.directory / "many-psk")}
+        many = tunnel("strongswan", config=str(lab.directory / "many-swanctl.conf"), psk=psk)
+        with resolving_daemon(lab, {**config, "tunnels": {NAME: many}}) as daemon:
+            healthy_in_time(daemon, NAME)
 
 
 @pytest.mark.timed

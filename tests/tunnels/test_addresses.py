@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tunnels.drivers.addresses import in_turn, resolved
+from tunnels.drivers.addresses import in_turn, resolved, resolved_or_named
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,4 @@ async def test_an_address_is_its_own_only_address(name: str, family: int, found:
 async def test_what_has_no_address_is_an_error(name: str, family: int) -> None:
     with pytest.raises(OSError, match="."):
         await resolved(name, family)
+    assert await resolved_or_named(name, family) == [name]

@@ -116,8 +116,17 @@ GATEWAYS = "connections { a { remote_addrs = %s\n children { c { remote_ts = 10.
 def test_each_gateway_is_tried_in_turn(addresses: str, tried: list[str]) -> None:
     configs = [read_swanctl((GATEWAYS % addresses).encode(), remote=number) for number in range(4)]
     assert [section(config.text, "connections", "a")["remote_addrs"] for config in configs] == tried
-    named = {name for config in configs for _, name in config.gateways}
+    named = {name for config in configs for _, _, name in config.gateways}
     assert named == ({"vpn.example.net"} if "vpn" in addresses else set())
+
+
+@pytest.mark.parametrize(
+    ("addresses", "turns"),
+    [("vpn.example.net", [0, 1, 2, 3]), ("vpn.example.net, 192.0.2.2", [0, 1]), ("192.0.2.1", [])],
+)
+def test_each_address_of_a_name_among_several_gateways_has_its_turn(addresses: str, turns: list[int]) -> None:
+    configs = [read_swanctl((GATEWAYS % addresses).encode(), remote=number) for number in range(4)]
+    assert [turn for config in configs for _, turn, _ in config.gateways] == turns
 
 
 def section(text: str, *names: str) -> Any:

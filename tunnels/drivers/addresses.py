@@ -22,6 +22,14 @@ async def resolved(name: str, family: int = socket.AF_UNSPEC) -> list[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
+async def resolved_or_named(name: str, family: int = socket.AF_UNSPEC) -> list[str]:
+    """The same, or the name alone if it cannot be resolved: then the client says why."""
+    try:
+        return await resolved(name, family)
+    except OSError:
+        return [name]
+
+
 def in_turn(addresses: Sequence[str], attempt: int) -> str:
     """The address for the attempt with this number (0 is the first)."""
     return addresses[attempt % len(addresses)]

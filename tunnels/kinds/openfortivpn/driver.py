@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import re
 import signal
 import socket
 
-from tunnels.drivers.addresses import resolved
+from tunnels.drivers.addresses import resolved_or_named
 from tunnels.drivers.channel import DaemonChannel
 from tunnels.drivers.cli import ask_to_end, end_like, parser, say
 from tunnels.drivers.netlink import bring_up
@@ -71,12 +70,9 @@ class OpenfortivpnSession:
         if self._options.gateway is None:
             return ()
         host, _, port = self._options.gateway.partition(":")
-        with contextlib.suppress(OSError):  # openfortivpn will say why
-            first, *others = await resolved(host, socket.AF_INET)  # it has no IPv6
-            answering = await reachable(host, int(port), family=socket.AF_INET) if others else None
-            if answering is not None and answering != first:
-                return (f"{answering}:{port}",)
-        return ()
+        first, *others = await resolved_or_named(host, socket.AF_INET)  # openfortivpn has no IPv6
+        answering = await reachable(host, int(port), family=socket.AF_INET) if others else None
+        return () if answering in (None, first) else (f"{answering}:{port}",)
 
     async def _answer(self, prompt: str) -> str:
         if not prompt.startswith(_PASSWORD):

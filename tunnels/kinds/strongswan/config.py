@@ -90,7 +90,8 @@ class Swanctl:
     addresses: tuple[str, ...]  # our own ones, if the gateway assigns none
     files: tuple[File, ...]  # that it names, besides the folders of which swanctl loads everything
     locals: tuple[Value, ...]  # addresses of this host that it wants to send from
-    gateways: tuple[tuple[str, str], ...]  # what stands in the text for the name of a gateway, and the name
+    # what stands in the text for the name of a gateway, the number of its address to try, and the name
+    gateways: tuple[tuple[str, int, str], ...]
     several: bool  # some connection has more than one gateway
     notes: tuple[FileFinding, ...]  # on settings that have no effect, or do not work
     selectors: tuple[Value, ...]  # remote_ts of all children
@@ -106,7 +107,7 @@ def read_swanctl(data: bytes, username: str | None = None, remote: int = 0) -> S
         raise ProfileError("the file has no connection (connections { NAME { ... } })")
     notes = tuple(note for connection in connections.values() for note in _notes(connection))
     notes += tuple(_no_address(list(connections.values())))
-    gateways: dict[str, str] = {}
+    gateways: list[tuple[str, int, str]] = []
     several = False
     for name, connection in connections.items():
         _own(name, connection, username)
@@ -124,7 +125,7 @@ def read_swanctl(data: bytes, username: str | None = None, remote: int = 0) -> S
         tuple(_own_addresses(connections.values())),
         files,
         tuple(_locals(connections.values())),
-        tuple(gateways.items()),
+        tuple(gateways),
         several,
         notes,
         tuple(_selectors(connections.values())),
@@ -150,7 +151,7 @@ def _own(name: str, connection: Tree, username: str | None) -> None:
         _log_in(connection, username)
 
 
-def _choose_gateway(connection: Tree, remote: int, gateways: dict[str, str]) -> bool:
+def _choose_gateway(connection: Tree, remote: int, gateways: list[tuple[str, int, str]]) -> bool:
     """Keep one of the gateways in remote_addrs, of which charon would only ever try the first; returns
     whether there are more. A name becomes a token, which the driver replaces by one of its addresses.
     """
@@ -162,7 +163,8 @@ def _choose_gateway(connection: Tree, remote: int, gateways: dict[str, str]) -> 
     chosen = entries[remote % len(entries)]
     if not _is_address(chosen):
         token = f"gateway-{len(gateways)}.invalid"
-        gateways[token], chosen = chosen, token
+        gateways.append((token, remote // len(entries), chosen))
+        chosen = token
     connection["remote_addrs"] = chosen
     return len(entries) > 1
 

@@ -2,8 +2,8 @@
 with it.
 
     python -I -m tunnels.kinds.strongswan.driver --device NAME --config FD --talk FD
-        [--file NAME=FD]... [--mtu N] [--address A]... [--local FILE:LINE=A]... [--gateway TOKEN=NAME]...
-        [--remote N] [--psk] [--login] [--append-code] CONNECTION/CHILD...
+        [--file NAME=FD]... [--mtu N] [--address A]... [--local FILE:LINE=A]...
+        [--gateway TOKEN=NUMBER=NAME]... [--several] [--psk] [--login] [--append-code] CONNECTION/CHILD...
 
 charon has its own strongswan.conf, vici socket and ports, all in this working directory, so that any number
 of them run side by side. ESP is done by charon itself (kernel-libipsec): that needs no ESP in the kernel, and
@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
-from tunnels.drivers.addresses import in_turn, resolved
+from tunnels.drivers.addresses import in_turn, resolved_or_named
 from tunnels.drivers.channel import DaemonChannel, assigned
 from tunnels.drivers.cli import end_like, parser
 from tunnels.drivers.netlink import add_address, bring_up, forget_rules, rename
@@ -58,6 +58,10 @@ class CharonSession:
         self._options, self._talk = options, talk
         self._over = asyncio.Event()  # SIGTERM has come, or charon or the gateway has ended the session
         self._stopping = False  # SIGTERM has come
+        self._chosen: dict[
+            str, str
+        ] = {}  # what stands in the configuration for a name -> one of its addresses
+        self._several: bool = options.several  # other gateways or addresses are left to be tried
         self._vici: Vici | None = None
         self._sessions: list[Message] = []  # as charon has listed them (list-sa)
         self._changed = (
@@ -72,7 +76,8 @@ class CharonSession:
         number of a signal.
         """
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
-        charon = await _start_charon(RETRIES_OF_SEVERAL if self._options.several else RETRIES)
+        await self._resolve_gateways()
+        charon = await _start_charon(RETRIES_OF_SEVERAL if self._several else RETRIES)
         gone = asyncio.create_task(charon.wait())
         session = asyncio.create_task(self._session(charon.pid))
         gone.add_done_callback(lambda _: self._over.set())
@@ -161,7 +166,7 @@ class CharonSession:
         for local in self._options.local:
             _require_own(*local.rpartition("=")[::2])
         files = {
-            "swanctl.conf": await self._with_gateways(),
+            "swanctl.conf": self._with_gateways(),
             **{name: int(fd) for name, _, fd in (f.rpartition("=") for f in self._options.file)},
         }
         folder = _linked(Path("swanctl").absolute(), files)
@@ -186,13 +191,18 @@ class CharonSession:
             await self._vici.request("load-shared", secret)
         Path("charon.vici").unlink()  # charon obeys everybody who connects: from now on nobody else can
 
-    async def _with_gateways(self) -> int:
-        """A descriptor of the configuration in which names of gateways are replaced by one of their
-        addresses: charon would only try the first one.
-        """
+    async def _resolve_gateways(self) -> None:
+        """Choose one of the addresses of each gateway's name: charon would only try the first one."""
+        for token, turn, name in (gateway.split("=", 2) for gateway in self._options.gateway):
+            addresses = await resolved_or_named(name)
+            self._several |= len(addresses) > 1
+            self._chosen[token] = in_turn(addresses, int(turn))
+
+    def _with_gateways(self) -> int:
+        """A descriptor of the configuration with the chosen addresses in it."""
         text = _content(self._options.config)
-        for token, _, name in (gateway.partition("=") for gateway in self._options.gateway):
-            text = text.replace(token.encode(), (await _one_address(name, self._options.remote)).encode())
+        for token, address in self._chosen.items():
+            text = text.replace(token.encode(), address.encode())
         self._text = text.decode(errors="replace")
         descriptor = os.memfd_create("swanctl.conf")
         os.write(descriptor, text)
@@ -323,14 +333,6 @@ def _require_own(where: str, address: str) -> None:
             ) from None
 
 
-async def _one_address(name: str, number: int) -> str:
-    """The address with this number of all that the name has; the name itself if it cannot be resolved."""
-    try:
-        return in_turn(await resolved(name), number)
-    except OSError:
-        return name  # charon will say why
-
-
 def _first_complaint(output: bytes) -> str:
     """The line of swanctl's that names the file or option; what follows from it comes after."""
     lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
@@ -385,7 +387,6 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--local", action="append", default=[], help="an address to send from, and where it stands"
     )
     words.add_argument("--gateway", action="append", default=[], help="what stands for a name in the text")
-    words.add_argument("--remote", type=int, default=0, help="which of the addresses of a name to use")
     words.add_argument("--several", action="store_true", help="there are other gateways: give up sooner")
     for flag in ("--psk", "--login"):
         words.add_argument(flag, action="store_true")

@@ -19,7 +19,7 @@ import signal
 import socket
 
 from tunnels.drivers import vpnc_script
-from tunnels.drivers.addresses import in_turn, resolved
+from tunnels.drivers.addresses import in_turn, resolved_or_named
 from tunnels.drivers.channel import DaemonChannel, assigned
 from tunnels.drivers.cli import ask_to_end, end_like, parser, say
 from tunnels.drivers.netlink import bring_up
@@ -91,10 +91,7 @@ class VpncSession:
 
     async def _gateway(self) -> str:
         """The address whose turn it is; the name itself if it cannot be resolved."""
-        try:
-            addresses = await resolved(self._options.gateway, socket.AF_INET)  # vpnc has no IPv6
-        except OSError:
-            return str(self._options.gateway)  # vpnc will say why
+        addresses = await resolved_or_named(self._options.gateway, socket.AF_INET)  # vpnc has no IPv6
         self._several = len(addresses) > 1
         return in_turn(addresses, self._options.remote)
 
