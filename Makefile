@@ -95,7 +95,7 @@ machine: $(READY)
 	@$(BIN)/python -m tests.packaging.container
 
 together: $(READY)
-	$(BIN)/python -m pytest -n 4 --dist worksteal -m '(root or nspawn or slow) and not timed'
+	$(BIN)/python -m pytest -n 6 --dist worksteal -m '(root or nspawn or slow) and not timed'
 
 alone: $(READY)
 	$(BIN)/python -m pytest -n 3 -m timed
