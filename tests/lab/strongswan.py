@@ -96,6 +96,14 @@ class StrongSwanServer(Server):
         for name in names or ("xauth", "psk", "eap", "certificate"):
             self._swanctl("--terminate", "--ike", name, check=False)
 
+    def end_child(self, name: str) -> None:
+        """Delete the child SAs of this connection; its IKE SAs stay."""
+        self._swanctl("--terminate", "--child", "datacentre", "--ike", name)
+
+    def create_child(self, name: str) -> None:
+        """Create a child SA in the IKE SA of this connection."""
+        self._swanctl("--initiate", "--child", "datacentre", "--ike", name)
+
     @property
     def attempts(self) -> list[str]:
         """The logins judged since the server's start, each `accepted` or `refused`; of pre-shared keys
@@ -220,13 +228,13 @@ def _site(address: IPv4Address, local: Tree) -> Tree:
 
 
 def add_rekeying(connection: Any, seconds: int) -> None:
-    """Let this end of a connection (swanctl.conf) negotiate new keys so often for IKE, and for its children
-    a little more often: charon notices once that a child is due, and seems to forget it while it replaces
-    the IKE SA at the same moment. It then deletes the child when its life is over, which is no rekeying.
+    """Let this end of a connection (swanctl.conf) negotiate new keys so often, for IKE and for its children
+    at the same moment: then charon sometimes forgets the child while it replaces the IKE SA, deletes it when
+    its life is over, and creates another one.
     """
     connection |= {"rekey_time": f"{seconds}s", "rand_time": "0s", "over_time": f"{seconds}s"}
     for child in connection["children"].values():
-        child |= {"rekey_time": f"{0.65 * seconds:.0f}s", "rand_time": "0s", "life_time": f"{2 * seconds}s"}
+        child |= {"rekey_time": f"{seconds}s", "rand_time": "0s", "life_time": f"{2 * seconds}s"}
 
 
 def _connections(address: IPv4Address, password: str, pool: str) -> dict[str, Any]:

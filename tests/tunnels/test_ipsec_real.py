@@ -17,6 +17,7 @@ from tests.tunnels.driver import ClientRun, translate
 from tests.tunnels.ipsec_lab import CLIENT, SERVER, IpsecLab
 from tunnels.base import Failed, Reason
 from tunnels.drivers.netlink import forget_rules, rename
+from tunnels.kinds.strongswan.driver import CHILDLESS_SECONDS
 from tunnels.kinds.strongswan.kind import STRONGSWAN
 
 pytestmark = pytest.mark.root
@@ -87,6 +88,27 @@ def test_a_mute_gateway_does_not_hold_up_the_end(lab: IpsecLab, kind: str) -> No
         assert time.monotonic() - since < STRONGSWAN.stop_timeout  # else the daemon would have used force
     finally:
         lab.speak()
+    assert left(lab) == {}
+
+
+def test_a_child_that_the_gateway_replaces_is_not_the_end(lab: IpsecLab) -> None:
+    """It deletes the only one and creates another, as strongSwan does that rekeys IKE and child at once."""
+    run = start(lab, "strongswan")
+    try:
+        before = run.connected()
+        lab.client.run("ip", "route", "add", "10.77.0.1/32", "dev", "t-psk")
+        for _ in range(2):
+            lab.gateway.end_child("psk")
+            assert not lab.passes("t-psk")
+            lab.gateway.create_child("psk")
+            assert run.connected() == before
+            assert lab.passes("t-psk")
+        lab.gateway.end_child("psk")  # and where none comes
+        since = time.monotonic()
+        assert run.failed().reason is Reason.PEER_CLOSED
+        assert CHILDLESS_SECONDS - 1 < time.monotonic() - since < CHILDLESS_SECONDS + 5
+    finally:
+        run.stop()
     assert left(lab) == {}
 
 

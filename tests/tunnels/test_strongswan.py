@@ -18,9 +18,9 @@ from tests.tunnels.driver import explained, replay
 from tests.tunnels.ipsec_lab import FOLDER, SCENARIOS
 from tunnels.base import Connected, LineSource, Placement, Reason
 from tunnels.examination import findings
-from tunnels.kinds.strongswan.associations import far_side, given_addresses
+from tunnels.kinds.strongswan.associations import far_side, given_addresses, lasting_policies, living
 from tunnels.kinds.strongswan.config import read_swanctl
-from tunnels.kinds.strongswan.driver import configuration
+from tunnels.kinds.strongswan.daemon_configuration import configuration
 from tunnels.kinds.strongswan.kind import STRONGSWAN, StrongSwan
 from tunnels.kinds.strongswan.syntax import Tree, parse, render
 from tunnels.kinds.strongswan.vici import Value
@@ -235,6 +235,28 @@ def test_what_a_session_says_of_itself() -> None:
     networks = ["10.77.0.0/24", "10.78.0.0/24", "10.0.0.1/32", "10.0.0.2/31", "10.0.0.4/32"]
     assert far_side([session]) == {"peer": "192.0.2.1", "routes": networks, "agreed": networks, "lasts": 3000}
     assert given_addresses([{"acme": {"child-sas": {"a": {"local-ts": ["10.9.0.0/24"]}}}}]) == []
+
+
+def test_a_gateway_can_create_a_child_anew_only_in_a_living_session() -> None:
+    for state in ("ESTABLISHED", "REKEYING"):
+        assert living([{"acme": {"state": state}}, {"other": {"state": "DELETING"}}]) == {"acme"}
+    for state in ("CONNECTING", "REKEYED", "DELETING", "DESTROYING"):
+        assert living([{"acme": {"state": state}}]) == set()
+
+
+def test_policies_of_every_child_last() -> None:
+    def session(ours: str, theirs: list[str]) -> dict[str, Value]:
+        return {"acme": {"child-sas": {"a-1": {"name": "a", "local-ts": [ours], "remote-ts": theirs}}}}
+
+    sessions = [session("10.9.0.1/32", ["10.77.0.0/24[tcp/443]", "10.77.0.5..10.77.0.9"]), session("::1", [])]
+    assert lasting_policies(sessions) == {
+        "policies-0": {
+            "mode": "drop",
+            "local_ts": ["10.9.0.1/32"],
+            "remote_ts": ["10.77.0.0/24[tcp/443]", "10.77.0.5-10.77.0.9"],
+        },
+        "policies-1": {"mode": "drop", "local_ts": ["::1"], "remote_ts": []},
+    }
 
 
 def test_a_charon_of_its_own() -> None:

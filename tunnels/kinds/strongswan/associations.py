@@ -1,6 +1,6 @@
 """What charon's list of security associations (list-sas of vici) says about a session. Pure.
 
-messages of list-sa -> established, given_addresses, far_side, ...
+messages of list-sa -> established, living, given_addresses, lasting_policies, far_side
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tunnels.kinds.strongswan.vici import Message
 
 _PASSING = ("INSTALLING", "INSTALLED", "UPDATING", "REKEYING", "REKEYED")  # states of a child (child_sa.h)
 _ENDING = ("DELETING", "DESTROYING")  # states of an IKE SA (ike_sa.h)
+_LIVING = ("ESTABLISHED", "REKEYING")  # those in which a gateway may create children in it
 
 
 def established(sessions: Sequence[Message]) -> set[str]:
@@ -25,6 +26,37 @@ def established(sessions: Sequence[Message]) -> set[str]:
         for child in _children(ike)
         if child.get("state") in _PASSING
     }
+
+
+def living(sessions: Sequence[Message]) -> set[str]:
+    """The connections that have an IKE SA in which the gateway can create a child anew."""
+    return {
+        connection
+        for session in sessions
+        for connection, ike in session.items()
+        if isinstance(ike, Mapping) and ike.get("state") in _LIVING
+    }
+
+
+def lasting_policies(sessions: Sequence[Message]) -> dict[str, Message]:
+    """For each child of the sessions a child of mode drop (load-conn of vici): once installed, charon's
+    policies between these networks stay while there is no security association. kernel-libipsec drops
+    packets without one in any case.
+    """
+    children = (child for session in sessions for ike in _mappings(session) for child in _children(ike))
+    return {
+        f"policies-{number}": {
+            "mode": "drop",
+            "local_ts": _loadable(child.get("local-ts")),
+            "remote_ts": _loadable(child.get("remote-ts")),
+        }
+        for number, child in enumerate(children)
+    }
+
+
+def _loadable(selectors: object) -> list[str]:
+    """Traffic selectors as load-conn reads them: it lists FIRST..LAST and reads FIRST-LAST."""
+    return [selector.replace("..", "-") for selector in _texts(selectors)]
 
 
 def given_addresses(sessions: Sequence[Message]) -> list[str]:

@@ -7,9 +7,11 @@ with it.
 
 charon has its own strongswan.conf, vici socket and ports, all in this working directory, so that any number
 of them run side by side. ESP is done by charon itself (kernel-libipsec): that needs no ESP in the kernel, and
-the interface is deleted with the process. charon insists on routes of its own; they go into a table that no
-rule refers to. It creates its interface as ipsec0, or with the next free number, and knows it by that name
-until the session is up; then the interface is renamed.
+the interface is deleted with the process. kernel-libipsec makes a route for each policy, also with
+`install_routes = no`; they go into a table that no rule refers to. charon creates its interface as ipsec0, or
+with the next free number, and knows it by that name until the session is up; then the interface is renamed.
+From then on charon cannot make a route, and refuses a policy that needs one: so the policies are kept for as
+long as charon runs, and a gateway may delete a child and create another one between the same networks.
 """
 
 from __future__ import annotations
@@ -30,25 +32,26 @@ from tunnels.drivers.addresses import in_turn, resolved_or_named
 from tunnels.drivers.channel import DaemonChannel, assigned
 from tunnels.drivers.cli import end_like, parser
 from tunnels.drivers.netlink import add_address, bring_up, forget_rules, rename
-from tunnels.kinds.strongswan.associations import established, far_side, given_addresses
+from tunnels.kinds.strongswan.associations import (
+    established,
+    far_side,
+    given_addresses,
+    lasting_policies,
+    living,
+)
+from tunnels.kinds.strongswan.daemon_configuration import RETRIES, configuration
 from tunnels.kinds.strongswan.dead_peer_detection import delay_seconds, received_messages
 from tunnels.kinds.strongswan.vici import Message, Vici, ViciError
 
 CHARON = ("setpriv", "--pdeathsig", "KILL", "charon-systemd")  # it does not outlive the driver
 MTU_BYTES = 1400  # fits into a UDP-encapsulated ESP packet on any usual path
 INITIATE_MS = 30_000  # for one child
-RETRIES = 4  # of a packet: a dead gateway is given up after 11 s
 RETRIES_OF_SEVERAL = 3  # after 7 s, where others are left to be tried
 LOGOUT_MS = 1_000  # for the gateway to confirm the end
 FIRST_TABLE = 0x46000000  # plus our pid: a routing table that no rule refers to
 REPLACING_SECONDS = 0.2  # in which a new IKE SA takes over the children of the one that it replaces
-_NEVER = "0x7fabcdef/0xffffffff"  # no packet has this mark: for the moment until charon's rule is deleted
-_PLUGINS = (
-    "random nonce openssl pem pkcs1 pkcs7 pkcs8 pkcs12 x509 pubkey constraints revocation aes sha1 sha2 "
-    "md5 mgf1 hmac kdf gcm xcbc cmac"
-    " fips-prf gmp curve25519 chapoly kernel-libipsec kernel-netlink socket-default vici"
-    " counters eap-identity eap-md5 eap-mschapv2 eap-gtc eap-tls eap-ttls xauth-generic"
-)
+CHILDLESS_SECONDS = 5.0  # in which a gateway that has deleted a child creates another one
+POLICIES = "facilitator-policies"  # a connection that is never initiated
 
 
 class CharonSession:
@@ -120,14 +123,24 @@ class CharonSession:
             await self._changed.wait()
 
     async def _lives(self, vici: Vici) -> bool:
-        """Every child has a security association. That one goes down says nothing: it goes down too when a
-        new one has taken its place.
+        """Every child has a security association, or gets one soon. That one goes down says nothing: it goes
+        down too when a new one has taken its place.
         """
         self._changed.clear()
         if await self._established(vici):
             return True
         await asyncio.sleep(REPLACING_SECONDS)
-        return await self._established(vici)
+        clock = asyncio.get_running_loop()
+        end = clock.time() + CHILDLESS_SECONDS
+        while not await self._established(vici):
+            if not _connections(self._options.children) <= living(self._sessions):
+                return False
+            try:
+                await asyncio.wait_for(self._changed.wait(), end - clock.time())
+            except TimeoutError:
+                return False
+            self._changed.clear()
+        return True
 
     async def _established(self, vici: Vici) -> bool:
         self._sessions.clear()
@@ -152,7 +165,19 @@ class CharonSession:
                 "the far side gives us no address; the connection needs vips = 0.0.0.0, or a local_ts "
                 "with one address"
             )
+        await self._keep_policies(vici)
         rename(device, self._options.device)
+
+    async def _keep_policies(self, vici: Vici) -> None:
+        """Let the policies of the children outlive them. Where charon refuses, a new child is the end of the
+        session.
+        """
+        children = lasting_policies(self._sessions)
+        nobody = {"local_addrs": ["127.0.0.1"], "remote_addrs": ["127.0.0.1"]}  # no IKE message is for it
+        with contextlib.suppress(ViciError):
+            await vici.request("load-conn", {POLICIES: {**nobody, "children": children}})
+            for child in children:
+                await vici.request("install", {"ike": POLICIES, "child": child})
 
     def _hear(self, event: str, message: Message) -> None:
         if event == "list-sa":
@@ -233,7 +258,7 @@ class CharonSession:
         """Terminate the sessions at the gateway, if it answers."""
         with contextlib.suppress(ViciError, ConnectionError, asyncio.TimeoutError):
             if self._vici is not None:
-                for connection in dict.fromkeys(name.partition("/")[0] for name in self._options.children):
+                for connection in _connections(self._options.children):
                     order = {"ike": connection, "timeout": str(LOGOUT_MS), "force": "yes"}
                     await asyncio.wait_for(self._vici.request("terminate", order), 2 * LOGOUT_MS / 1000)
 
@@ -274,44 +299,9 @@ async def _ready(listener: socket.socket) -> None:
         pass
 
 
-def configuration(vici: Path, table: int, retries: int = RETRIES) -> str:
-    """The strongswan.conf of a charon that shares this host with others and changes no routes or DNS."""
-    return f"""\
-charon-systemd {{
-  load = {_PLUGINS}
-  port = 0
-  port_nat_t = 0
-  install_routes = no
-  process_route = no
-  routing_table = {table}
-  routing_table_prio = 32000
-  retransmit_timeout = 1.0
-  retransmit_base = 1.4
-  retransmit_tries = {retries}
-  i_dont_care_about_security_and_use_aggressive_mode_psk = yes
-  plugins {{
-    vici {{
-      socket = "unix://{vici}"
-    }}
-    kernel-netlink {{
-      fwmark = {_NEVER}
-    }}
-  }}
-  journal {{
-    default = -1
-  }}
-  filelog {{
-    stderr {{
-      default = 1
-      job = 0
-      net = 0
-      enc = 0
-      knl = 0
-      flush_line = yes
-    }}
-  }}
-}}
-"""
+def _connections(children: Sequence[str]) -> set[str]:
+    """The connections of these CONNECTION/CHILD."""
+    return {name.partition("/")[0] for name in children}
 
 
 def _content(descriptor: int) -> bytes:
