@@ -93,7 +93,7 @@ def test_a_hostile_question_reaches_nobodys_terminal(
                 daemon.namespace.argv(
                     sys.executable, "-m", "supervisor", *command, "-c", str(daemon.config_file)
                 ),
-                typed="42",
+                typed="42" if command[0] == "answer" else "",  # the terminal's echo would cut sequences
             )
             assert "answer" in printed or command[0] in ("why", "history", "alerts"), printed
             assert remains(printed) == [], command
