@@ -196,9 +196,18 @@ def squatter(lab: Lab, port: int) -> Iterator[dict[str, int]]:
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
     found: dict[str, int] = {}
-    yield found
-    out, _ = process.communicate()
+    try:
+        yield found
+    finally:
+        out, _ = process.communicate()
     found |= json.loads(out)
+
+
+def kill(pids: list[int]) -> None:
+    """SIGKILL to each; one may have ended with the one before it."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def ended(pids: list[int]) -> bool:
@@ -222,8 +231,7 @@ def test_a_local_user_gets_nothing_of_the_staffs(lab: Lab, config: Config) -> No
         assert poller.longest(began) < 1.0 * NOISE
 
         with squatter(lab, port) as killed:
-            for pid in clients:
-                os.kill(pid, signal.SIGKILL)
+            kill(clients)
             eventually(lambda: ended(clients), 10, "the clients are gone")
             time.sleep(PHASE)
         print("client killed, daemon alive:", killed)
@@ -238,8 +246,7 @@ def test_a_local_user_gets_nothing_of_the_staffs(lab: Lab, config: Config) -> No
         poller.wait_settled(30, time.monotonic())
 
         with squatter(lab, port) as dead:
-            for pid in clients:
-                os.kill(pid, signal.SIGKILL)
+            kill(clients)
             time.sleep(2 * PHASE)
         print("client killed, daemon dead:", dead)
         assert dead["had"] > 0
