@@ -28,12 +28,12 @@ _MAX_STRETCH = 2.0  # intervals between two rounds, while packets are received a
 
 # The remote addresses from which packets came back in a lane since it was asked before, in connections that
 # were opened from here; nothing the first time.
-Replies = Callable[[int], Awaitable[Collection[IPAddress]]]
+Replies = Callable[[int, float], Awaitable[Collection[IPAddress]]]
 
 Contained = Callable[[str], AbstractContextManager[None, bool | None]]
 
 
-async def no_replies(lane: int) -> Collection[IPAddress]:
+async def no_replies(lane: int, since: float) -> Collection[IPAddress]:
     """Nobody counts them."""
     return ()
 
@@ -115,13 +115,15 @@ class ProbeLoop:
         loop, shortest = asyncio.get_running_loop(), min(job.probe.timeout, job.probe.interval)
         meter = None if job.device is None else self._activity.watch(job.device)
         missed = True  # a new session has yet to prove itself
+        unanswered_since: float | None = None  # loop's clock: the end of the first of these rounds
         targets = TargetRounds(job.probe, ProbePath(job.device, job.mark))
         try:
             while True:
                 started = loop.time()
-                rtt, proof = await self._round(job, targets, probe_inside=missed)
+                rtt, proof = await self._round(job, targets, missed, unanswered_since)
                 self._post(Probed(job.tunnel, job.session, rtt, proof, targets.silent()))
                 missed = rtt is None and proof is not Proof.TRAFFIC
+                unanswered_since = None if rtt is not None else unanswered_since or loop.time()
                 if missed:
                     self.missed.set()
                 else:
@@ -132,32 +134,35 @@ class ProbeLoop:
             targets.cancel()
 
     async def _round(
-        self, job: ProbeJob, targets: TargetRounds, probe_inside: bool
+        self, job: ProbeJob, targets: TargetRounds, probe_inside: bool, unanswered_since: float | None
     ) -> tuple[float | None, Proof | None]:
-        """Probe all targets, and after a miss the tunnel itself too: its answer counts if no
-        target answers.
+        """Probe all targets, and after a miss the tunnel itself and users' traffic too: what they show counts
+        if no target answers. All of it is asked at the same time, so that no round takes longer for it.
         """
         path, before = ProbePath(job.device, job.mark), self._received(job)
         inside = asyncio.create_task(_inside(job, path, probe_inside))
+        replies = asyncio.create_task(self._traffic(job, unanswered_since))
         try:
             rtt = await targets.first_answer()
             if rtt is not None:
                 return rtt, None
-            traffic = await self._traffic(job)
+            traffic = await replies
             if traffic is Proof.TRAFFIC:
                 return None, traffic
             if await inside:
                 return None, Proof.ANSWERED
         finally:
             inside.cancel()
+            replies.cancel()
         after = self._received(job)
         received = before is not None and after is not None and after > before
         return None, traffic or (Proof.RECEIVED if received else None)
 
-    async def _traffic(self, job: ProbeJob) -> Proof | None:
-        if not job.probe.traffic or job.device is None:  # a proxy itself answers what it cannot carry
+    async def _traffic(self, job: ProbeJob, since: float | None) -> Proof | None:
+        # a proxy answers itself what it cannot carry
+        if since is None or not job.probe.traffic or job.device is None:
             return None
-        return traffic_proof(await self._replies(job.mark), job.probe.targets, job.destinations)
+        return traffic_proof(await self._replies(job.mark, since), job.probe.targets, job.destinations)
 
     def _received(self, job: ProbeJob) -> int | None:
         return None if job.device is None else self._activity.received(job.device)

@@ -55,9 +55,10 @@ class LaneReplies:
         self._before: dict[int, _Look] = {}  # by lane: what its last answer was made from
         self._lock = asyncio.Lock()
 
-    async def __call__(self, lane: int) -> Collection[IPAddress]:
-        """The addresses from which packets came back in this lane since it was asked about before. Nothing
-        the first time, and when the kernel does not answer.
+    async def __call__(self, lane: int, since: float) -> Collection[IPAddress]:
+        """The addresses from which packets came back in this lane since it was asked about before, but not
+        before `since` (monotonic seconds). Nothing the first time after that, and when the kernel does not
+        answer.
         """
         async with self._lock:
             now = time.monotonic()
@@ -68,7 +69,7 @@ class LaneReplies:
                 netlink = ct.conntrack_socket()  # here, in the network namespace of this thread
                 self._latest = await asyncio.to_thread(_look, netlink, {*self._before, lane})
         before, self._before[lane] = self._before.get(lane), self._latest
-        if before is None:
+        if before is None or before.at < since:
             return ()
         return grown(before.flows.get(lane, {}), self._latest.flows.get(lane, {}))
 
