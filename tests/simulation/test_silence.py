@@ -150,6 +150,18 @@ def test_attempts_that_nothing_answers_come_at_most_five_seconds_apart_for_ever(
     assert max(unreached(simulated)) <= 5.5
 
 
+def test_only_the_first_attempt_after_a_stable_session_that_nothing_answers_comes_at_once() -> None:
+    network = CutNetwork(CUT + 60.0)
+    network.world.run(until=CUT + 20.0)
+    network.habits.says = lambda: (
+        Failed(Reason.DNS, "no answer") if network.world.now < network.back else None
+    )
+    lost = ev.ClientSaid("t0", network.state().session.number, Failed(Reason.PEER_TIMEOUT, "no answer"))
+    network.world.post(lost)
+    network.world.run(until=network.back)
+    assert len(network.spawned) - network.before < 20
+
+
 def test_attempts_that_are_answered_come_ever_slower() -> None:
     refused = Habits(says=lambda: Failed(Reason.PEER_CLOSED, "closed"))
     simulated = World({"t0": Tunnel(name="t0", kind="test", destinations=("10.77.0.0/24",))}, refused)
