@@ -151,7 +151,7 @@ latest: interpreter ## check against the newest version of every dependency, in 
 	@$(PYTHON) -m venv $(LATEST)
 	@.ci/latest $(LATEST)
 
-install: interpreter ## this checkout into /opt/facilitator, with units, user and example configuration (root); repeat it to upgrade. NOMAD=1 without unit and configuration
+install: interpreter ## this checkout into /opt/facilitator, with units, user and a configuration without tunnels (root); repeat it to upgrade. NOMAD=1 without unit and configuration
 	@[ "$$(id -u)" = 0 ] || { echo 'It writes to /opt and /etc: say sudo make install'; exit 1; }
 	@[ -x $(OPT)/bin/python ] || $(PYTHON) -m venv $(OPT)
 	@$(OPT)/bin/python $(LOCKED) requirements/runtime.txt
