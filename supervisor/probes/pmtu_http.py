@@ -17,15 +17,13 @@ from ipaddress import ip_address
 from urllib.parse import SplitResult
 
 from supervisor.core.session.pmtu import SMALLEST, Search
-from supervisor.probes.targets import ProbePath, bound_socket, head
+from supervisor.probes.targets import RESET, ProbePath, bound_socket, head
 
 HEADER_BYTES = {4: 40, 6: 60}  # of IP and TCP without options
 _DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}  # IP_MTU_DISCOVER, IPV6_MTU_DISCOVER
 _ALWAYS = 2  # IP_PMTUDISC_DO
 _TIMESTAMP_BYTES = 12  # of the TCP timestamps option in each packet (RFC 7323)
 _TCP_INFO = struct.Struct("=5xB10xI40xI")  # struct tcp_info: options, snd_mss, pmtu
-# SO_LINGER 0: close by a reset, so that the server does not wait for the rest of a request that was lost.
-_RESET = struct.pack("ii", 1, 0)
 _ROUND_TRIPS = 4.0  # a response is waited for so many times the first round-trip time
 _RETRANSMISSION_SECONDS = 1.5  # and longer, in which the kernel retransmits twice
 
@@ -80,7 +78,8 @@ async def _passes(url: SplitResult, path: ProbePath, size: int, timeout: float, 
     with bound_socket(host, socket.SOCK_STREAM, 0, path) as sock:
         sock.setsockopt(*_DISCOVER[version], _ALWAYS)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, size - HEADER_BYTES[version])
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        # so that the server does not wait for the rest of a request that was lost
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         async with asyncio.timeout(timeout):  # a handshake is small: without one nothing is known
             await loop.sock_connect(sock, (host, url.port or 80))
         before = Fit.of(sock, version)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 ECHO_REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
 ECHO_REPLY = {socket.AF_INET: 0, socket.AF_INET6: 129}
+RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: closing resets the connection at once
 _BANNER_SHARE = 0.25  # of the timeout, to wait for a server that speaks first (SSH, SMTP)
 
 
@@ -51,14 +52,22 @@ async def probe(target: str, path: ProbePath, timeout: float) -> float | None:
 def bound_socket(
     host: str, kind: socket.SocketKind, protocol: int, path: ProbePath
 ) -> Iterator[socket.socket]:
-    """A non-blocking socket that can only use this path. OSError (ENODEV): the interface does not exist."""
+    """A non-blocking socket that can only use this path. OSError (ENODEV): the interface does not exist.
+    A TCP connection that ends by an exception is reset, so that the kernel repeats nothing of it later, when
+    the path may be another (socket(7): SO_LINGER).
+    """
     family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
     with socket.socket(family, kind, protocol) as sock:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, path.mark)
         if path.device is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, path.device.encode() + b"\0")
-        yield sock
+        try:
+            yield sock
+        except BaseException:
+            if kind == socket.SOCK_STREAM:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            raise
 
 
 async def _icmp(host: str, path: ProbePath) -> None:

@@ -134,13 +134,13 @@ class Poller:
         return sorted(over.values(), key=lambda a: a.start), waiting
 
     def _settled(self, since: float) -> float | None:
-        """None as well while an attempt from before the first good one may still fail."""
+        """None as well while an older attempt than the last good one may still fail."""
         attempts, waiting = self._seen()
         good: list[_Attempt] = []
         for attempt in attempts:
             if attempt.start >= since:
                 good = [*good, attempt] if attempt.ok else []
-        if not good or good[-1].start - good[0].start < SETTLED or since <= waiting < good[0].start:
+        if not good or good[-1].start - good[0].start < SETTLED or since <= waiting < good[-1].start:
             return None
         return good[0].end
 

@@ -59,11 +59,14 @@ class DaemonChannel:
         self._questions: dict[int, asyncio.Future[str]] = {}
         self._asked = 0
         self._since = 0.0  # monotonic seconds: when the tunnel came up
+        self._listening: asyncio.Task[None] | None = None
 
     async def listen(self, path: Path = Path(SOCKET)) -> None:
         """Create the socket and serve one daemon after the other."""
         path.unlink(missing_ok=True)
-        await asyncio.start_unix_server(self._serve, path, limit=_MAX_LINE_BYTES)
+        server = await asyncio.start_unix_server(self._serve, path, limit=_MAX_LINE_BYTES)
+        # As a task it ends first when the event loop shuts down, so that no connection is taken any more.
+        self._listening = asyncio.create_task(server.serve_forever())
 
     # --- to the daemon
     # ------------------------------------------------------------------------------------------------------

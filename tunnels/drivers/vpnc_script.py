@@ -50,11 +50,14 @@ class Script:
     def __init__(self, called: Callable[[Call], None]) -> None:
         """`called` handles a call; if it raises OSError the script fails."""
         self._called = called
+        self._listening: asyncio.Task[None] | None = None
 
     async def listen(self, path: Path = Path(SOCKET)) -> None:
         """Create the socket and serve."""
         path.unlink(missing_ok=True)
-        await asyncio.start_unix_server(self._serve, path)
+        server = await asyncio.start_unix_server(self._serve, path)
+        # As a task it ends first when the event loop shuts down, so that no connection is taken any more.
+        self._listening = asyncio.create_task(server.serve_forever())
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Other clients of our user can connect too. The script waits for its answer, so it is alive while

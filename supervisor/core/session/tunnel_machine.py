@@ -360,7 +360,9 @@ def _ended(c: StepContext, state: TunnelState, session: SessionState) -> Step:
         return replace(_stopped(c, state, session.reason), ended=over)
     retry = _counted(c, state, session)
     wait = pause(c.tunnel, retry, session, c.now, c.jitter)
-    if retry.unreached > 1 or (wait and retry.unreached):  # the first one after a stable session comes at once
+    if retry.unreached > 1 or (
+        wait and retry.unreached
+    ):  # the first one after a stable session comes at once
         wait = unreached_pause(c.tunnel.reconnect, retry.unreached, state.endpoint, c.jitter)
     if session.outdated and POLICIES[session.reason].retry is not Retry.BACKOFF:
         state = replace(state, retry=from_nothing(retry))

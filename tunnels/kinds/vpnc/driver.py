@@ -34,9 +34,10 @@ END = b"\x04"  # ends the configuration on standard input
 SILENCE_OF_SEVERAL_SECONDS = 7.0
 REKEY_SECONDS = 1.0  # for the gateway to negotiate new keys after it has deleted the old ones
 _PROMPT = re.compile(r"(Password|Answer|Passcode) for VPN [^\n]*: ")
-# lines that `Debug 2` adds
+# Lines that `Debug 2` adds; those of ESP packets come with every packet.
 _CHATTER = re.compile(
     r" \[\d{4}-|\s*(lifetime status:|NAT-T mode, adding|got late|processing as|got r-u-there|$)"
+    r"|vpnc: (Accepting|Discarding) .*ESP packet"
 )
 
 
