@@ -17,10 +17,10 @@ from supervisor.core.faults import Faults
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.lanes import lane_of
 from supervisor.core.network.plan import NetworkPlan
-from supervisor.core.session.fleet import Members
 from supervisor.core.session.handover import beside
 from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.record import TunnelRecord
+from supervisor.core.session.tunnel_set import Members
 from supervisor.core.snapshot import Snapshot, Transition
 from supervisor.core.state import Phase
 from supervisor.outputs import Outputs

@@ -2,7 +2,7 @@
 
 Everything that happens comes as an event through the inbox; there is no other way in. Processes are driven by
 actions (edge-triggered); routes, probes and incidents are functions of the snapshot (level-triggered: `set`
-may be late, fail or be repeated, the next one heals it). What events mean is decided in `core.session.fleet`;
+may be late, fail or be repeated, the next one heals it). What events mean is decided in `core.session.tunnel_set`;
 `supervisor.outputs` is all that the engine knows about the world.
 """
 
@@ -25,9 +25,9 @@ from supervisor.core.network.lanes import lane_of
 from supervisor.core.network.plan import NetworkPlan, assign_lanes
 from supervisor.core.session.deadlines import reached
 from supervisor.core.session.fault_retry import PostponedSteps
-from supervisor.core.session.fleet import Fleet, FleetStep, fold, neighbours
 from supervisor.core.session.handover import planning
 from supervisor.core.session.record import PreviousRun, TunnelRecord, recorded, revive, revive_nothing
+from supervisor.core.session.tunnel_set import TunnelSet, TunnelSetStep, fold, neighbours
 from supervisor.core.snapshot import Snapshot, Transition
 from supervisor.core.state import Known, Phase
 from supervisor.delivery import Delivery, flow_jobs, probe_jobs
@@ -77,7 +77,7 @@ class Engine:
         self._inbox, self._clock, self._chance, self._utc_offset = inbox, clock, chance, utc_offset
         self._faults = faults or Faults(clock)
         self._out = Delivery(outputs, self._faults, clock)
-        self._fleet = Fleet(kinds)
+        self._tunnel_set = TunnelSet(kinds)
         self._known: Mapping[str, Known] = {}
         self._waiters: dict[asyncio.Future[None], Callable[[Snapshot], bool]] = {}
         self._lanes: dict[str, int] = {}
@@ -111,21 +111,21 @@ class Engine:
         """
         now = self._clock()
         self._scope = scope
-        missing = self._fleet.members.keys() - tunnels.keys()
-        back = self._fleet.leaving & tunnels.keys()
-        self._fleet = replace(self._fleet, leaving=(self._fleet.leaving - back) | missing)
+        missing = self._tunnel_set.members.keys() - tunnels.keys()
+        back = self._tunnel_set.leaving & tunnels.keys()
+        self._tunnel_set = replace(self._tunnel_set, leaving=(self._tunnel_set.leaving - back) | missing)
         for name in missing:
             self._inbox.post(ev.Asked(name, reason=Reason.STOPPED))
         for name, tunnel in tunnels.items():
             anew = name in restart or name in back
             self._configure(tunnel, now, held=name in held, anew=anew)
-        every = self._fleet.tunnels
+        every = self._tunnel_set.tunnels
         self._lanes = assign_lanes(list(every), self._lanes)
-        shared = neighbours(every, self._fleet.kinds)
-        pacer = self._fleet.pacer
+        shared = neighbours(every, self._tunnel_set.kinds)
+        pacer = self._tunnel_set.pacer
         for name in self._memory.records.keys() & shared.gateways.keys():
-            pacer = pacer.recalled(shared.gateways[name], self._fleet.members[name][1])
-        self._fleet = replace(self._fleet, neighbours=shared, pacer=pacer)
+            pacer = pacer.recalled(shared.gateways[name], self._tunnel_set.members[name][1])
+        self._tunnel_set = replace(self._tunnel_set, neighbours=shared, pacer=pacer)
         self._ties = shared_causes(every, shared.gateways)
         self._memory = PreviousRun()
         self._unkept |= every.keys()
@@ -133,27 +133,29 @@ class Engine:
         self._publish_rest()
 
     def _configure(self, tunnel: Tunnel, now: float, *, held: bool, anew: bool) -> None:
-        name, members = tunnel.name, self._fleet.members
-        kind = self._fleet.kinds[tunnel.kind]
+        name, members = tunnel.name, self._tunnel_set.members
+        kind = self._tunnel_set.kinds[tunnel.kind]
         if name not in members:
             self._begin(tunnel, now, held=held, anew=anew)
         else:
-            self._fleet = self._fleet.with_member(tunnel, members[name][1])
+            self._tunnel_set = self._tunnel_set.with_member(tunnel, members[name][1])
             if anew and not held:
                 self._inbox.post(ev.Asked(name, reason=Reason.RECONFIGURED))
-        state = self._fleet.members[name][1]
+        state = self._tunnel_set.members[name][1]
         if state.phase is Phase.UP:
             about = (tunnel, kind, state, self._chance(), self._utc_offset())
-            self._fleet = self._fleet.with_state(name, self._faults.ask(_part(name), state, planning, *about))
+            self._tunnel_set = self._tunnel_set.with_state(
+                name, self._faults.ask(_part(name), state, planning, *about)
+            )
 
     def _begin(self, tunnel: Tunnel, now: float, *, held: bool, anew: bool) -> None:
         """A tunnel that is new to us: where an earlier daemon has left it, or from nothing."""
         name, memory, ask = tunnel.name, self._memory, self._faults.ask
-        kind = self._fleet.kinds[tunnel.kind]
+        kind = self._tunnel_set.kinds[tunnel.kind]
         begun = ask(_part(name), None, revive, name, memory, kind, now, held=held, anew=anew)
         begun = begun or revive_nothing(name, memory, now, held=held)
         state = replace(begun.state, known=self._known.get(name, begun.state.known))
-        self._fleet = self._fleet.with_member(tunnel, state)
+        self._tunnel_set = self._tunnel_set.with_member(tunnel, state)
         self._parting += [(tunnel, order) for order in begun.orders]
         for event in begun.events:
             self._inbox.post(event)
@@ -163,7 +165,7 @@ class Engine:
         tunnels.
         """
         self._memory = memory
-        self._fleet = replace(self._fleet, draining=memory.ends_by is not None)
+        self._tunnel_set = replace(self._tunnel_set, draining=memory.ends_by is not None)
         self._lanes = memory.lanes
         self._carriers = recalled(list(tunnels.values()), memory.carries)
 
@@ -179,9 +181,9 @@ class Engine:
         """Take nothing new from now on; each tunnel ends when its flows are over, at the latest `until`
         (see `drained_by`).
         """
-        self._fleet = replace(self._fleet, draining=True)
+        self._tunnel_set = replace(self._tunnel_set, draining=True)
         end = self.drained_by() if until is None else until
-        for name in self._fleet.members:
+        for name in self._tunnel_set.members:
             self._inbox.post(ev.Asked(name, reason=Reason.SHUTDOWN, until=end))
 
     def drained_by(self) -> float:
@@ -194,12 +196,12 @@ class Engine:
     @property
     def draining(self) -> bool:
         """All of it takes nothing new and is about to end."""
-        return self._fleet.draining
+        return self._tunnel_set.draining
 
     @property
     def snapshot(self) -> Snapshot:
         """All tunnels now."""
-        return self._fleet.snapshot(self._clock())
+        return self._tunnel_set.snapshot(self._clock())
 
     @property
     def conditions(self) -> Mapping[str, Condition]:
@@ -208,7 +210,7 @@ class Engine:
 
     def _found(self) -> dict[str, Condition]:
         found = self._out.conditions | self._faults.conditions
-        uplink = self._fleet.uplink
+        uplink = self._tunnel_set.uplink
         if not uplink.alive:
             text = f"the uplink is dead: {uplink.text}; nothing is restarted until it is back"
             found["uplink"] = Condition(text, "critical", "ip route; ip neighbour")
@@ -216,7 +218,7 @@ class Engine:
 
     def tunnel(self, name: str) -> Tunnel:
         """Its settings. KeyError: there is no such tunnel."""
-        return self._fleet.members[name][0]
+        return self._tunnel_set.members[name][0]
 
     def lane(self, tunnel: str, slot: int) -> int | None:
         """The lane of one of the tunnel's slots."""
@@ -228,7 +230,7 @@ class Engine:
 
     def records(self, names: Iterable[str]) -> dict[str, TunnelRecord | None]:
         """What a later daemon goes on from; None: there is no such tunnel."""
-        return recorded(names, self._fleet.members, self._lanes, self._carriers)
+        return recorded(names, self._tunnel_set.members, self._lanes, self._carriers)
 
     async def wait_for(self, condition: Callable[[Snapshot], bool]) -> None:
         """Return as soon as the snapshot satisfies the condition."""
@@ -291,7 +293,7 @@ class Engine:
         """
         now = self._clock()
         changed = [self._apply(event, now) for event in (*self._postponed.due(now), *events)]
-        members, due = self._fleet.members, self._fleet.deadlines.due(now)
+        members, due = self._tunnel_set.members, self._tunnel_set.deadlines.due(now)
         for name in [name for name in members if name in due] if due else ():
             if name not in self._postponed:
                 changed += [self._apply(event, now) for event in reached(name, members[name][1], now)]
@@ -299,8 +301,8 @@ class Engine:
 
     def _apply(self, event: ev.Event, now: float) -> bool:
         """Fold one event and what follows from it. One that fails leaves everything as it was."""
-        part = _part(event.tunnel) if event.tunnel else "fleet"
-        about = (self._fleet, event, now, self._chance(), self._utc_offset())
+        part = _part(event.tunnel) if event.tunnel else "tunnel_set"
+        about = (self._tunnel_set, event, now, self._chance(), self._utc_offset())
         step = self._faults.ask(part, None, fold, *about)
         if step is None:
             self._postponed.postpone(event, now)
@@ -308,9 +310,9 @@ class Engine:
         self._follow(step, event.tunnel)
         return any([step.changed, *[self._apply(each, now) for each in step.events]])
 
-    def _follow(self, step: FleetStep, name: str) -> None:
-        """The fleet after a step, with its orders carried out and its records to be written."""
-        before, self._fleet = self._fleet, step.fleet
+    def _follow(self, step: TunnelSetStep, name: str) -> None:
+        """The set of tunnels after a step, with its orders carried out and its records to be written."""
+        before, self._tunnel_set = self._tunnel_set, step.tunnel_set
         self._unkept |= step.touched
         self._unrecorded += step.transitions
         for action in step.actions:
@@ -319,14 +321,14 @@ class Engine:
                 self._parting.append((tunnel, action))
             elif (failed := self._out.order(tunnel, action)) is not None:
                 self._inbox.post(failed)
-        if name in before.members and name not in step.fleet.members:
+        if name in before.members and name not in step.tunnel_set.members:
             del self._lanes[name]
             self._postponed.forget(name)
             self._faults.forget(_part(name))
 
     def _next(self) -> float | None:
         ours = (
-            self._fleet.deadlines.next(self._postponed.tunnels),
+            self._tunnel_set.deadlines.next(self._postponed.tunnels),
             self._due.alerts,
             self._due.plan,
             self._out.again,
@@ -343,7 +345,7 @@ class Engine:
 
     def _plan_anew(self) -> None:
         before = self._carriers
-        made = compose(self._scope, self.snapshot, self._lanes, self._fleet.kinds, before)
+        made = compose(self._scope, self.snapshot, self._lanes, self._tunnel_set.kinds, before)
         self.plan, self._carriers, self._due.plan = made.plan, made.carriers, made.due
         self._unkept |= contested(before, self._carriers)
 
@@ -353,8 +355,8 @@ class Engine:
             self._out.record(moved_on, then)
         if self._unkept and self._out.keep(self.records(self._unkept)):
             self._unkept = set()
-        members = self._fleet.members
-        self._out.probe(probe_jobs(members, self._lanes, self._fleet.kinds))
+        members = self._tunnel_set.members
+        self._out.probe(probe_jobs(members, self._lanes, self._tunnel_set.kinds))
         self._out.count(flow_jobs(members, self._lanes, self._scope.idle))
         self._publish_alerts()
         snapshot = self.snapshot

@@ -1,6 +1,6 @@
-"""All tunnels together, and what each must respect of the others: a pure fold over (fleet, event).
+"""All tunnels together, and what each must respect of the others: a pure fold over (tunnel set, event).
 
-    fleet, actions, transitions = fold(fleet, event, now, jitter, utc_offset)
+    tunnel_set, actions, transitions = fold(tunnel_set, event, now, jitter, utc_offset)
 
 A step of one tunnel (`core.session.step`) knows nothing of the others. Here is what it is told of them: the
 pace of logins at a shared gateway (`core.session.pacing`), refusals of a shared account, rivals for a
@@ -44,7 +44,7 @@ def neighbours(tunnels: Mapping[str, Tunnel], kinds: Mapping[str, AnyKind]) -> N
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class TunnelSet:
     """All tunnels at one moment."""
 
     kinds: Mapping[str, AnyKind]
@@ -71,27 +71,27 @@ class Fleet:
         """The read model of everything that goes out."""
         return Snapshot(self.members, now, self.draining, self.uplink)
 
-    def with_state(self, name: str, state: TunnelState) -> Fleet:
-        """The fleet with another state of this tunnel."""
+    def with_state(self, name: str, state: TunnelState) -> TunnelSet:
+        """The set with another state of this tunnel."""
         return self.with_member(self.members[name][0], state)
 
-    def with_member(self, tunnel: Tunnel, state: TunnelState) -> Fleet:
-        """The fleet with this tunnel, or with other settings and another state of it."""
+    def with_member(self, tunnel: Tunnel, state: TunnelState) -> TunnelSet:
+        """The set with this tunnel, or with other settings and another state of it."""
         members = {**self.members, tunnel.name: (tunnel, state)}
         return replace(self, members=members, deadlines=self.deadlines.after(tunnel.name, state))
 
-    def without(self, name: str) -> Fleet:
-        """The fleet without this tunnel."""
+    def without(self, name: str) -> TunnelSet:
+        """The set without this tunnel."""
         members = {other: pair for other, pair in self.members.items() if other != name}
         deadlines = self.deadlines.after(name, None)
         return replace(self, members=members, deadlines=deadlines, leaving=self.leaving - {name})
 
 
 @dataclass(frozen=True, slots=True)
-class FleetStep:
+class TunnelSetStep:
     """What comes of one event."""
 
-    fleet: Fleet
+    tunnel_set: TunnelSet
     actions: tuple[ev.Action, ...] = ()
     transitions: tuple[tuple[Transition, Snapshot], ...] = ()  # each with all tunnels right after it
     events: tuple[ev.Event, ...] = ()  # that follow from it, to be folded at once
@@ -99,122 +99,128 @@ class FleetStep:
     changed: bool = False  # something that outputs depend on
 
 
-def fold(fleet: Fleet, event: ev.Event, now: float, jitter: float, utc_offset: float) -> FleetStep:
-    """The fleet after the event. `now` in monotonic seconds, `jitter` in [0, 1), `utc_offset`: seconds that
+def fold(
+    tunnel_set: TunnelSet, event: ev.Event, now: float, jitter: float, utc_offset: float
+) -> TunnelSetStep:
+    """The set after the event. `now` in monotonic seconds, `jitter` in [0, 1), `utc_offset`: seconds that
     turn the former into local time.
     """
     match event:
         case ev.Noticed():
-            return FleetStep(fleet, changed=True)
+            return TunnelSetStep(tunnel_set, changed=True)
         case ev.UplinkDoubted():
-            return FleetStep(replace(fleet, uplink=replace(fleet.uplink, doubted=event.doubted)))
+            return TunnelSetStep(
+                replace(tunnel_set, uplink=replace(tunnel_set.uplink, doubted=event.doubted))
+            )
         case ev.UplinkChanged():
-            back = tuple([ev.UplinkBack(name) for name in fleet.members]) if event.alive else ()
+            back = tuple([ev.UplinkBack(name) for name in tunnel_set.members]) if event.alive else ()
             uplink = Uplink(event.alive, now, event.text)
-            return FleetStep(replace(fleet, uplink=uplink), events=back, changed=True)
+            return TunnelSetStep(replace(tunnel_set, uplink=uplink), events=back, changed=True)
         case ev.ClockSet(tunnel=""):
-            return FleetStep(fleet, events=tuple([ev.ClockSet(name) for name in fleet.members]))
+            return TunnelSetStep(tunnel_set, events=tuple([ev.ClockSet(name) for name in tunnel_set.members]))
         case _:
-            return _of_tunnel(fleet, event, now, jitter, utc_offset)
+            return _of_tunnel(tunnel_set, event, now, jitter, utc_offset)
 
 
-def _of_tunnel(fleet: Fleet, event: ev.Event, now: float, jitter: float, utc_offset: float) -> FleetStep:
-    member = fleet.members.get(event.tunnel)
-    if member is None or _too_late(fleet, event):
-        return FleetStep(fleet)
+def _of_tunnel(
+    tunnel_set: TunnelSet, event: ev.Event, now: float, jitter: float, utc_offset: float
+) -> TunnelSetStep:
+    member = tunnel_set.members.get(event.tunnel)
+    if member is None or _too_late(tunnel_set, event):
+        return TunnelSetStep(tunnel_set)
     tunnel, before = member
     if isinstance(event, ev.ReconnectDue):
-        event = replace(event, free=event.free and not _hindered(fleet, tunnel.name))
+        event = replace(event, free=event.free and not _hindered(tunnel_set, tunnel.name))
     context = StepContext(
         tunnel,
-        fleet.kinds[tunnel.kind],
+        tunnel_set.kinds[tunnel.kind],
         now,
         jitter,
-        _turn(fleet, tunnel.name, before, now),
-        fleet.retries.turn(),
-        fleet.uplink.alive,
-        fleet.uplink.doubted,
+        _turn(tunnel_set, tunnel.name, before, now),
+        tunnel_set.retries.turn(),
+        tunnel_set.uplink.alive,
+        tunnel_set.uplink.doubted,
         utc_offset,
     )
     result = step(context, before, event)
-    moved = transitions(context, before, result, fleet.uplink)
+    moved = transitions(context, before, result, tunnel_set.uplink)
     changed = bool(moved) or public(before) != public(result.tunnel)
     touched = {tunnel.name} if changed else set[str]()
-    after = fleet.with_state(tunnel.name, result.tunnel)
+    after = tunnel_set.with_state(tunnel.name, result.tunnel)
     recorded = tuple([(each, after.snapshot(now)) for each in moved])
     after = _paced(after, tunnel.name, before, result, now)
     after, woken = _shared(after, tunnel.name, before, result, touched)
     if _is_gone(after, tunnel.name, result.tunnel):
         after, changed = after.without(tunnel.name), True
         touched.add(tunnel.name)
-    return FleetStep(after, result.actions, recorded, woken, frozenset(touched), changed)
+    return TunnelSetStep(after, result.actions, recorded, woken, frozenset(touched), changed)
 
 
-def _too_late(fleet: Fleet, event: ev.Event) -> bool:
+def _too_late(tunnel_set: TunnelSet, event: ev.Event) -> bool:
     """A tunnel that is being removed cannot be started again; only a configuration that names it again
     brings it back.
     """
     return (
-        event.tunnel in fleet.leaving
+        event.tunnel in tunnel_set.leaving
         and isinstance(event, ev.Asked)
         and event.reason not in (Reason.STOPPED, Reason.SHUTDOWN)
     )
 
 
-def _is_gone(fleet: Fleet, name: str, state: TunnelState) -> bool:
-    return name in fleet.leaving and state.phase is Phase.STOPPED and state.standby is None
+def _is_gone(tunnel_set: TunnelSet, name: str, state: TunnelState) -> bool:
+    return name in tunnel_set.leaving and state.phase is Phase.STOPPED and state.standby is None
 
 
-def _hindered(fleet: Fleet, name: str) -> bool:
+def _hindered(tunnel_set: TunnelSet, name: str) -> bool:
     """A tunnel that could carry the same destinations is not to be relied on at this moment."""
-    others = (fleet.members.get(rival) for rival in fleet.neighbours.rivals.get(name, ()))
-    return fleet.draining or any(other is not None and unsettled(other[1]) for other in others)
+    others = (tunnel_set.members.get(rival) for rival in tunnel_set.neighbours.rivals.get(name, ()))
+    return tunnel_set.draining or any(other is not None and unsettled(other[1]) for other in others)
 
 
-def _turn(fleet: Fleet, name: str, state: TunnelState, now: float) -> float:
+def _turn(tunnel_set: TunnelSet, name: str, state: TunnelState, now: float) -> float:
     """Before this moment no client of the tunnel starts, out of regard for those of others."""
-    shared = fleet.neighbours
-    others = (fleet.members.get(other) for other in shared.same_account.get(name, ()))
+    shared = tunnel_set.neighbours
+    others = (tunnel_set.members.get(other) for other in shared.same_account.get(name, ()))
     login = login_turn((other[1] for other in others if other is not None), now)
     gateway = shared.gateways.get(name)
-    return login if gateway is None else max(login, fleet.pacer.turn(gateway, state.retry.turn))
+    return login if gateway is None else max(login, tunnel_set.pacer.turn(gateway, state.retry.turn))
 
 
-def _paced(fleet: Fleet, name: str, before: TunnelState, result: Step, now: float) -> Fleet:
+def _paced(tunnel_set: TunnelSet, name: str, before: TunnelState, result: Step, now: float) -> TunnelSet:
     """Note what other tunnels, above all those at its gateway, must know."""
-    if (retries := fleet.retries.after(result, now)) is not fleet.retries:
-        fleet = replace(fleet, retries=retries)
-    gateway = fleet.neighbours.gateways.get(name)
+    if (retries := tunnel_set.retries.after(result, now)) is not tunnel_set.retries:
+        tunnel_set = replace(tunnel_set, retries=retries)
+    gateway = tunnel_set.neighbours.gateways.get(name)
     if gateway is None:
-        return fleet
-    pacer = fleet.pacer.after(gateway, before, result, now)
-    return fleet if pacer is fleet.pacer else replace(fleet, pacer=pacer)
+        return tunnel_set
+    pacer = tunnel_set.pacer.after(gateway, before, result, now)
+    return tunnel_set if pacer is tunnel_set.pacer else replace(tunnel_set, pacer=pacer)
 
 
 def _shared(
-    fleet: Fleet, name: str, before: TunnelState, result: Step, touched: set[str]
-) -> tuple[Fleet, tuple[ev.Event, ...]]:
+    tunnel_set: TunnelSet, name: str, before: TunnelState, result: Step, touched: set[str]
+) -> tuple[TunnelSet, tuple[ev.Event, ...]]:
     """An account is refused, or accepted, for all tunnels that use it. Those that had given up because of it
     try again.
     """
-    partners = fleet.neighbours.same_account.get(name, ())
+    partners = tunnel_set.neighbours.same_account.get(name, ())
     if not partners:
-        return fleet, ()
+        return tunnel_set, ()
     accepted, retry = _comes_up(before, result.tunnel), result.tunnel.retry
     if retry.refusals == before.retry.refusals and not accepted:
-        return fleet, ()
+        return tunnel_set, ()
     woken = []
     for other in partners:
-        member = fleet.members.get(other)
+        member = tunnel_set.members.get(other)
         if member is None:
             continue
         theirs = member[1]
         told = replace(theirs.retry, refusals=retry.refusals, login_after=retry.login_after)
-        fleet = fleet.with_state(other, replace(theirs, retry=told))
+        tunnel_set = tunnel_set.with_state(other, replace(theirs, retry=told))
         touched.add(other)
         if accepted and theirs.phase is Phase.FAILED and theirs.reason is Reason.AUTH:
             woken.append(ev.InputsChanged(other))
-    return fleet, tuple(woken)
+    return tunnel_set, tuple(woken)
 
 
 def _comes_up(before: TunnelState, after: TunnelState) -> bool:
