@@ -2,8 +2,8 @@
 
 Everything that happens comes as an event through the inbox; there is no other way in. Processes are driven by
 actions (edge-triggered); routes, probes and incidents are functions of the snapshot (level-triggered: `set`
-may be late, fail or be repeated, the next one heals it). What events mean is decided in `core.session.tunnel_set`;
-`supervisor.outputs` is all that the engine knows about the world.
+may be late, fail or be repeated, the next one heals it). What events mean is decided in
+`core.session.tunnel_set`; `supervisor.outputs` is all that the engine knows about the world.
 """
 
 from __future__ import annotations

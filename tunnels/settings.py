@@ -370,6 +370,14 @@ class Tunnel(Settings):
     reconnect: Reconnect = Field(default_factory=Reconnect)
     alert: AlertSettings = Field(default_factory=AlertSettings)
     hooks: Hooks = Field(default_factory=Hooks)
+    exclusive: Annotated[bool, Field(strict=True)] = Field(
+        False, description="one session per account in the whole fleet; needs fleet.lock"
+    )
+    without_lock: Literal["end", "keep"] = Field(
+        "end",
+        description="what an exclusive tunnel does when the lock engine is away: end before another member "
+        "may log in, or keep the session",
+    )
     allow: tuple[Allowance, ...] | None = Field(
         None, description="which staff segments may enter; absent means everybody"
     )

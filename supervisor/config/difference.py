@@ -22,6 +22,8 @@ _LIVE = frozenset(
         "alert",
         "hooks",
         "allow",
+        "exclusive",
+        "without_lock",
         "login.max_attempts",
         "login.reconnect_on_change",
     }
@@ -35,6 +37,7 @@ _FIXED = (
     "facilitator.runbook_url",
     "http.listen",
     "http.tls",
+    "fleet",
 )
 
 

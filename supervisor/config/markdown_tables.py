@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from supervisor.config.fleet import FleetMember
 from supervisor.config.locations import group_of
 from supervisor.config.model import Globals
 from supervisor.config.notation import parse_size
@@ -17,7 +18,7 @@ from supervisor.config.tunnel_entries import Kinds
 from tunnels.quantities import parse_share
 from tunnels.settings import Allowance, Destination, Secret, Settings, Tunnel
 
-_LEAVES = (Secret, Destination, Allowance)  # shown as one setting
+_LEAVES = (Secret, Destination, Allowance, FleetMember)  # shown as one setting
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
 
 

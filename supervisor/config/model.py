@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from supervisor.config.fleet import FleetSettings
 from supervisor.config.notation import (
     Directory,
     File,
@@ -133,6 +134,7 @@ class Globals(Settings):
         "closed, or nothing",
     )
     audit: Audit | None = Field(None, description="absent means no audit file")
+    fleet: FleetSettings | None = Field(None, description="absent means that this facilitator is alone")
 
 
 class Config(Globals):

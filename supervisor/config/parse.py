@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
+from supervisor.config.fleet_rules import check_fleet
 from supervisor.config.messages import report_invalid
 from supervisor.config.model import Config, Globals
 from supervisor.config.problems import Report
@@ -36,6 +37,8 @@ def parse(text: str, name: str, kinds: Kinds) -> Config:
     merged, entries = read_tunnels(root, kinds, report)
     globals_ = Globals.model_validate(sections)
     check(Checked(root, merged, globals_.staff, entries, report))
+    tunnels = [entry.tunnel for entry in entries if entry.tunnel is not None]
+    check_fleet(merged, globals_.fleet, globals_.facilitator, tunnels, report)
     return _config(globals_, entries, Path(name).parent, report)
 
 

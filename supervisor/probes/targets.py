@@ -53,7 +53,7 @@ def bound_socket(
     host: str, kind: socket.SocketKind, protocol: int, path: ProbePath
 ) -> Iterator[socket.socket]:
     """A non-blocking socket that can only use this path. OSError (ENODEV): the interface does not exist.
-    A TCP connection that ends by an exception is reset, so that the kernel repeats nothing of it later, when
+    A TCP connection that an exception leaves is reset, so that the kernel repeats nothing of it later, when
     the path may be another (socket(7): SO_LINGER).
     """
     family = socket.AF_INET6 if ip_address(host).version == 6 else socket.AF_INET
@@ -62,12 +62,13 @@ def bound_socket(
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, path.mark)
         if path.device is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, path.device.encode() + b"\0")
+        given_up = kind == socket.SOCK_STREAM
         try:
             yield sock
-        except BaseException:
-            if kind == socket.SOCK_STREAM:
+            given_up = False
+        finally:
+            if given_up:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            raise
 
 
 async def _icmp(host: str, path: ProbePath) -> None:

@@ -72,10 +72,20 @@ GLOBALS = {
     "on_exit: keeep": "10: on_exit: 'keeep' is none of keep, remove (did you mean keep?)",
     "audit: {file: a, max_size: 100}": "28: audit.max_size: 100 is not a size; "
     "write a whole number with a unit, such as 500kB, 100MB or 1GiB",
+    "fleet: {}": "1: fleet: name is missing: the same on all members; `facilitator.name` is the member",
+    "fleet: {name: f, lock: {}}": "18: fleet.lock: name one engine: etcd or consul",
+    "fleet: {name: f, lock: {etcd: {endpoints: ['http://e:2379'], ttl: 1s}}}": "67: fleet.lock.etcd.ttl: "
+    "not between 2s and 10m",
+    "fleet: {name: f, announce: {bgp: {table: 254}}}": "42: fleet.announce.bgp.table: "
+    "254 is a table of the kernel's own (default, main, local); write 173",
+    "fleet: {name: f, announce: {aws: {route_tables: [rtb-0123]}}}": "29: fleet.announce.aws: "
+    "needs a lock, so that one member alone writes the routes; add fleet.lock",
+    "fleet: {name: f, members: {b: {address: 10.0.0.2}}}": "1: fleet: members are told apart by "
+    "facilitator.name; set it",
     "probe: {}": "1: probe: unknown key (a setting of a tunnel; it belongs to a tunnel or under defaults:)",
     "tunels: {}": "1: tunels: unknown key (did you mean tunnels?)",
     "warnings: []": "1: warnings: unknown key; known here: alerts, audit, defaults, drain, facilitator, "
-    "http, on_exit, staff, tunnels",
+    "fleet, http, on_exit, staff, tunnels",
     "defualts: {}": "1: defualts: unknown key (did you mean defaults?)",
     "defaults: {probe: {intervall: 5s}}": "20: defaults.probe.intervall: unknown key (did you mean "
     "interval?)",

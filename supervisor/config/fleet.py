@@ -1,0 +1,148 @@
+"""The `fleet:` part of the configuration: two or more facilitators that act as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv6Address
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from supervisor.config.notation import File, Name, Url
+from tunnels.quantities import Seconds
+from tunnels.settings import Secret, Settings
+
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+
+
+class ClientTls(Settings):
+    """Mutual TLS to a server of the fleet."""
+
+    certificate: File | None = Field(None, description="PEM file with the certificate that we show")
+    key: File | None = Field(None, description="PEM file with its private key")
+    ca: File | None = Field(None, description="PEM file; absent means the authorities that this host trusts")
+
+    @model_validator(mode="after")
+    def _paired(self) -> ClientTls:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together")
+        return self
+
+
+class FleetMember(Settings):
+    """Another facilitator of the fleet."""
+
+    address: IPv4Address | IPv6Address = Field(description="its address in the network that members share")
+    api: Url | None = Field(
+        None,
+        description="where its HTTP server answers, for `facilitator fleet status` without a lock engine",
+    )
+
+
+class Handover(Settings):
+    """How TCP connections that another member knows are handed over to it."""
+
+    via: Literal["vxlan", "direct", "none"] = Field(
+        "vxlan",
+        description="vxlan: works everywhere; direct: members share a subnet and may forward for each other",
+    )
+    port: Port = Field(4790, description="UDP port of VXLAN, the same on all members")
+
+
+def _checked_table(value: int) -> int:
+    if value in (253, 254, 255):
+        raise ValueError(f"{value} is a table of the kernel's own (default, main, local); write 173")
+    return value
+
+
+class BgpAnnouncement(Settings):
+    """What works stands in a kernel table that a BGP speaker (BIRD) reads."""
+
+    table: Annotated[int, Field(strict=True, ge=1, le=65535), AfterValidator(_checked_table)] = Field(
+        173, description="number of the kernel table"
+    )
+    preference: Annotated[int, Field(strict=True, ge=2, le=1000)] = Field(
+        100, description="metric of a destination that works here; the member with the lowest carries it"
+    )
+
+
+class AwsAnnouncement(Settings):
+    """The routes of VPC route tables point to the member that holds the lock."""
+
+    route_tables: tuple[Annotated[str, Field(pattern=r"^rtb-[0-9a-f]{4,17}$")], ...] = Field(
+        min_length=1, description="identifiers of the route tables"
+    )
+    interface: Annotated[str, Field(pattern=r"^(auto|eni-[0-9a-f]{4,17})$")] = Field(
+        "auto", description="network interface that the routes name; auto: the one that leads to the VPC"
+    )
+    endpoint: Url | None = Field(
+        None, description="another address of the EC2 API (VPC endpoint, test double)"
+    )
+    region: str | None = Field(None, min_length=1, description="absent means that of this instance")
+
+
+class Announcement(Settings):
+    """Who is told which destinations work here."""
+
+    bgp: BgpAnnouncement | None = Field(None, description="a BGP speaker that reads a kernel table")
+    aws: AwsAnnouncement | None = Field(
+        None, description="VPC route tables, without a BGP speaker; needs lock"
+    )
+
+
+def _between(least: float, most: float, text: str) -> Callable[[float], float]:
+    def checked(seconds: float) -> float:
+        if not least <= seconds <= most:
+            raise ValueError(f"not between {text}")
+        return seconds
+
+    return checked
+
+
+class Etcd(Settings):
+    """Locks, orders and status in etcd (v3, JSON gateway)."""
+
+    endpoints: tuple[Url, ...] = Field(min_length=1, description="client URLs of the cluster's members")
+    tls: ClientTls = Field(default_factory=ClientTls)
+    username: str | None = Field(None, min_length=1, description="etcd's user, where authentication is on")
+    password: Secret | None = Field(None, description="its password")
+    ttl: Annotated[Seconds, AfterValidator(_between(2.0, 600.0, "2s and 10m"))] = Field(
+        5.0, description="a lock whose holder is silent for this long is free"
+    )
+
+
+class Consul(Settings):
+    """Locks, orders and status in Consul (sessions and key/value store)."""
+
+    address: Url = Field("http://127.0.0.1:8500", description="HTTP API of the local agent")
+    token: Secret | None = Field(None, description="ACL token")
+    tls: ClientTls = Field(default_factory=ClientTls)
+    ttl: Annotated[Seconds, AfterValidator(_between(10.0, 86400.0, "10s and 1d, Consul's limits"))] = Field(
+        10.0, description="TTL of the session; Consul frees a lock after up to twice this time"
+    )
+
+
+class LockEngine(Settings):
+    """The engine that holds locks; one of them."""
+
+    etcd: Etcd | None = Field(None, description="etcd")
+    consul: Consul | None = Field(None, description="Consul")
+
+    @model_validator(mode="after")
+    def _one(self) -> LockEngine:
+        if (self.etcd is None) == (self.consul is None):
+            raise ValueError("name one engine: etcd or consul")
+        return self
+
+
+class FleetSettings(Settings):
+    """Two or more facilitators as one."""
+
+    name: Name = Field(description="the same on all members; `facilitator.name` is the member")
+    members: Mapping[Name, FleetMember] = Field(
+        default_factory=dict,
+        description="the other members by name, each `{address: ..., api: URL}`; this one may stand there, too",
+    )
+    handover: Handover = Field(default_factory=Handover)
+    announce: Announcement = Field(default_factory=Announcement)
+    lock: LockEngine | None = Field(None, description="absent means no exclusive tunnels and no orders")
