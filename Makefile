@@ -24,7 +24,8 @@ KIND_PROGRAMS := wireguard-go openconnect ocserv vpnc charon-systemd swanctl:str
 	$(CHARON)openssl.so:libstrongswan-standard-plugins $(CHARON)kernel-libipsec.so:libcharon-extra-plugins \
 	$(CHARON)xauth-generic.so:libcharon-extauth-plugins $(BROWSER)
 TEST_PROGRAMS := ping:iputils-ping conntrack iptables-nft:iptables promtool:prometheus prometheus-alertmanager mmdebstrap \
-	systemd-nspawn:systemd-container node:nodejs npm openfortivpn $(KIND_PROGRAMS)
+	systemd-nspawn:systemd-container node:nodejs npm openfortivpn $(FLEET_PROGRAMS) $(KIND_PROGRAMS)
+FLEET_PROGRAMS := bird:bird2 etcd:etcd-server etcdctl:etcd-client bridge:iproute2 keepalived
 
 # What looks at the status page.
 BROWSER := chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core npm

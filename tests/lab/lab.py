@@ -164,8 +164,13 @@ class Lab:
         """Replace a secret file as careful people do: a new file moved over the old one."""
         self._secret(f"{name}.new", value).replace(self.directory / name)
 
+    @staticmethod
+    def make_network() -> net.LabNetwork:
+        """The namespaces and what connects them."""
+        return net.LabNetwork()
+
     def _build(self) -> None:
-        self.network = net.LabNetwork()
+        self.network = self.make_network()
         self._closing.callback(self.network.remove)
         self._authority = Authority(self.directory)
         self.openvpn = OpenVpnServer(self.network["customer"], self.directory, self._authority)

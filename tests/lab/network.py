@@ -33,7 +33,8 @@ PRESENTED = IPv4Network("100.64.0.0/16")  # what staff use where the addresses o
 DESTINATIONS = (DATACENTRE, CLOUD, PRESENTED)
 DESTINATIONS6 = (DATACENTRE6, CLOUD6)
 
-_CABLES = (
+Cable = tuple[str, str, str, str, str, str]
+_CABLES: tuple[Cable, ...] = (
     # end, device, address                          end, device, address
     ("laptop", "lan", f"{LAPTOP}/16", "hub", "lan", "10.8.0.1/16"),
     ("hub", "vpc", "10.60.0.1/30", "facilitator", "vpc", "10.60.0.2/30"),
@@ -87,6 +88,11 @@ table inet faults {
 
 class LabNetwork:
     """The lab's namespaces, connected. `network["laptop"]` is one of them."""
+
+    cables: tuple[Cable, ...] = _CABLES
+    addresses6: tuple[tuple[str, str, str], ...] = _ADDRESSES6
+    routes: tuple[tuple[str, str, str], ...] = _ROUTES
+    routers: tuple[str, ...] = _ROUTERS
 
     def __init__(self) -> None:
         self._names: dict[str, Namespace] = {}
@@ -150,18 +156,19 @@ class LabNetwork:
         self._names.clear()
 
     def _build(self) -> None:
-        for end in dict.fromkeys(name for a, _, _, b, _, _ in _CABLES for name in (a, b)):
+        for end in dict.fromkeys(name for a, _, _, b, _, _ in self.cables for name in (a, b)):
             with _uninterrupted():
                 self._names[end] = Namespace(end)
-        for a, a_device, a_address, b, b_device, b_address in _CABLES:
+        for a, a_device, a_address, b, b_device, b_address in self.cables:
             link(self[a], a_device, self[b], b_device)
-            self[a].run("ip", "address", "add", a_address, "dev", a_device)
-            self[b].run("ip", "address", "add", b_address, "dev", b_device)
-        for name, device, address in _ADDRESSES6:
+            for end, device, address in ((a, a_device, a_address), (b, b_device, b_address)):
+                if address:
+                    self[end].run("ip", "address", "add", address, "dev", device)
+        for name, device, address in self.addresses6:
             self[name].run("ip", "address", "add", address, "dev", device, "nodad")
-        for name, destination, gateway in _ROUTES:
+        for name, destination, gateway in self.routes:
             self[name].run("ip", "route", "add", destination, "via", gateway)
-        for name in _ROUTERS:
+        for name in self.routers:
             self[name].run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         self["transport"].run("nft", "-f", "-", input=_DROPS)
 
