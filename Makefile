@@ -96,10 +96,10 @@ machine: $(READY)
 	@$(BIN)/python -m tests.packaging.container
 
 together: $(READY)
-	$(BIN)/python -m pytest -n 6 --dist worksteal -m '(root or nspawn or slow) and not timed'
+	.ci/repeated -n 6 --dist worksteal -m '(root or nspawn or slow) and not timed'
 
 alone: $(READY)
-	$(BIN)/python -m pytest -n 3 -m timed
+	.ci/repeated -n 3 -m timed
 
 test: test-programs $(READY) ## check, and as root the tests with real VPN servers, a real kernel and a real systemd
 	@$(TEST)
