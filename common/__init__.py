@@ -1,3 +1,1 @@
-"""What the daemon and the drivers of tunnels share: netlink, the token bucket. It imports the standard
-library alone.
-"""
+"""What the daemon, the drivers of tunnels and the hub share."""

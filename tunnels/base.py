@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from common.quantities import Seconds
 from tunnels.networks import IPNetwork
-from tunnels.quantities import Seconds
 from tunnels.settings import Destination, Login, Network, Probe, Secret, Settings, Tunnel
 from tunnels.text import one_line
 

@@ -23,8 +23,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from common.quantities import Pause, Seconds, Share
 from tunnels.networks import IPNetwork
-from tunnels.quantities import Pause, Seconds, Share
 from tunnels.targets import TargetText
 from tunnels.text import clean
 

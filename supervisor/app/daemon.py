@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from common.sd_notify import SystemdNotifier
 from supervisor import disk
 from supervisor.app.adoption import inherit
 from supervisor.app.directories import lock, make_directory, refused, tidy
@@ -48,7 +49,6 @@ from supervisor.clients.sweep import sweep
 from supervisor.clients.syscalls import not_dumpable
 from supervisor.config import Config, ConfigDifference, ConfigErrors, changes, chosen, difference
 from supervisor.config.difference import with_tunnels_of
-from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.session.lifetime import REMEMBERED_SESSIONS, remembered
 from supervisor.core.views.documents import ReloadDocument, UpgradeDocument

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.configuration.notation import Listen
+from common.tls import ServerTls
 from supervisor.app.parts import Parts
 from supervisor.config.model import Tls
-from supervisor.config.notation import Listen
-from supervisor.control.tls import ServerTls
 from supervisor.core.exits import CannotStart, Exit
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from common.sd_notify import SystemdNotifier
 from supervisor.app.api.status_page_model import StatusPageModel
 from supervisor.app.closing import Closing
 from supervisor.app.files import Files
@@ -25,7 +26,6 @@ from supervisor.clients.cgroup import ClientGroup
 from supervisor.clients.hooks import HookRunner
 from supervisor.clients.input_watcher import InputWatcher
 from supervisor.clients.runner import Runner
-from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.control.sockets import Servers
 from supervisor.core.faults import Faults
 from supervisor.core.views.status_json import DaemonIdentity

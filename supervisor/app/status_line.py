@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.control.sd_notify import SystemdNotifier
+from common.sd_notify import SystemdNotifier
 from supervisor.core.snapshot import Snapshot, Transition
 from supervisor.core.state import up
 from supervisor.core.views.drain_text import silence, waits_for

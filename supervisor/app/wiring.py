@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from common.sd_notify import SystemdNotifier
 from supervisor import disk
 from supervisor.app.api.status_page_model import StatusPageInputs, StatusPageModel
 from supervisor.app.closing import Closing
@@ -52,7 +53,6 @@ from supervisor.clients.runner import Runner
 from supervisor.clients.spawner import ClientSources
 from supervisor.clients.totp import Codes
 from supervisor.config.model import Config
-from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.control.sockets import Servers
 from supervisor.core.events import Event, Noticed
 from supervisor.core.faults import Faults

@@ -28,9 +28,9 @@ def doctor(config: Path, as_json: bool, no_files: bool) -> None:
     \b
     Example: sudo facilitator doctor -c /etc/facilitator/config.yaml
     """
+    from common.configuration.problems import ConfigErrors
     from supervisor.app.files import code_of, errors_of, load
     from supervisor.app.preflight.gather import diagnose
-    from supervisor.config.problems import ConfigErrors
     from supervisor.core.preflight.finding import Severity
     from tunnels.registry import KINDS
 

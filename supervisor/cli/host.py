@@ -245,8 +245,8 @@ def cleanup(config: Path, on_exit: bool) -> None:
 
 
 def _load(path: Path) -> Config:
+    from common.configuration.problems import ConfigErrors
     from supervisor.app.files import code_of, errors_of, load
-    from supervisor.config.problems import ConfigErrors
     from tunnels.registry import KINDS
 
     try:

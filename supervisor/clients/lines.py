@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from common.redaction import Redactor
 from common.token_bucket import TokenBucket
-from supervisor.core.redaction import Redactor
 from tunnels import text as texts
 
 MAX_LINE_CHARS = 4096  # of a line that are shown and matched

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from supervisor.config.notation import File, Name, Url
-from tunnels.quantities import Seconds
+from common.configuration.notation import File, Name, Url
+from common.quantities import Seconds
 from tunnels.settings import Secret, Settings
 
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from common.configuration.locations import find, find_key
+from common.configuration.problems import Report
+from common.configuration.yaml_document import Group
 from supervisor.config.fleet import FleetSettings
-from supervisor.config.locations import find, find_key
 from supervisor.config.model import Facilitator
-from supervisor.config.problems import Report
-from supervisor.config.yaml_document import Group
 from tunnels.settings import Tunnel
 
 Where = tuple[str | int, ...]

@@ -10,12 +10,12 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from common.configuration.notation import parse_size
+from common.quantities import parse_share
 from supervisor.config.fleet import FleetMember
 from supervisor.config.locations import group_of
 from supervisor.config.model import Globals
-from supervisor.config.notation import parse_size
 from supervisor.config.tunnel_entries import Kinds
-from tunnels.quantities import parse_share
 from tunnels.settings import Allowance, Destination, Secret, Settings, Tunnel
 
 _LEAVES = (Secret, Destination, Allowance, FleetMember)  # shown as one setting

@@ -12,8 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from supervisor.config.fleet import FleetSettings
-from supervisor.config.notation import (
+from common.configuration.notation import (
     Directory,
     File,
     Listen,
@@ -24,8 +23,9 @@ from supervisor.config.notation import (
     Subject,
     Url,
 )
-from supervisor.config.problems import Problem
-from tunnels.quantities import Pause, Seconds
+from common.configuration.problems import Problem
+from common.quantities import Pause, Seconds
+from supervisor.config.fleet import FleetSettings
 from tunnels.settings import Network, Secret, Settings, Tunnel
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
 
-from supervisor.config.problems import KeyPath, Position, dotted
+from common.configuration.problems import KeyPath, Position, dotted
 from tunnels.networks import IPNetwork
 
 

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
+from common.configuration.problems import Report
+from common.configuration.yaml_document import Group, load
 from supervisor.config.fleet_rules import check_fleet
 from supervisor.config.messages import report_invalid
 from supervisor.config.model import Config, Globals
-from supervisor.config.problems import Report
 from supervisor.config.rules import Checked, check
 from supervisor.config.tunnel_entries import Kinds, TunnelEntry, all_options, read_tunnels
-from supervisor.config.yaml_document import Group, load
 from tunnels.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)

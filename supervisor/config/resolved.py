@@ -13,9 +13,9 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from common.configuration.notation import SIZE_SCHEMA, Listen, size_text
+from common.quantities import DURATION_SCHEMA, SHARE_SCHEMA, duration_text, share_text
 from supervisor.config.model import Config
-from supervisor.config.notation import SIZE_SCHEMA, Listen, size_text
-from tunnels.quantities import DURATION_SCHEMA, SHARE_SCHEMA, duration_text, share_text
 from tunnels.settings import Destination, Secret, Settings
 
 _INDENT = "  "

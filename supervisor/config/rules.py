@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from supervisor.config.locations import Location, find, find_key
-from supervisor.config.messages import did_you_mean
+from common.configuration.explanations import did_you_mean
+from common.configuration.locations import Location, find, find_key
+from common.configuration.problems import Report
+from common.configuration.yaml_document import Group, Listing
 from supervisor.config.model import Staff
 from supervisor.config.overlaps import DestinationClaim, collisions
-from supervisor.config.problems import Report
 from supervisor.config.tunnel_entries import TunnelEntry
-from supervisor.config.yaml_document import Group, Listing
 from tunnels.base import CLIENT_SETTINGS, Carrier, device_name
 from tunnels.networks import MOST_TUNNELS, IPNetwork
 from tunnels.settings import Destination, Tunnel

@@ -10,10 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError, create_model
 
-from supervisor.config.locations import find, find_key, group_of
-from supervisor.config.messages import closest, did_you_mean, report_invalid
-from supervisor.config.problems import Report
-from supervisor.config.yaml_document import Group, Node, Scalar
+from common.configuration.explanations import closest, did_you_mean
+from common.configuration.locations import find, find_key
+from common.configuration.problems import Report
+from common.configuration.yaml_document import Group, Node, Scalar
+from supervisor.config.locations import group_of
+from supervisor.config.messages import report_invalid
 from tunnels.base import AnyKind
 from tunnels.settings import Settings, Tunnel
 

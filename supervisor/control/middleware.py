@@ -9,7 +9,7 @@ from types import MappingProxyType
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from supervisor.control.listener import HTTPConnection
+from common.listener import HTTPConnection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # Why the client at the other end of a connection may not use the server; None: it may.

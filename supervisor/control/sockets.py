@@ -1,4 +1,4 @@
-"""The servers of the HTTP API: the control socket, and TCP with limits (`supervisor.control.listener`).
+"""The servers of the HTTP API: the control socket, and TCP with limits (`common.listener`).
 
 listen_unix, listen_tcp: bind; connections wait in the backlog
 -> serve: they are answered
@@ -16,8 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from common.listener import Listener, Timeouts
 from supervisor import disk
-from supervisor.control.listener import Listener, Timeouts
 
 if TYPE_CHECKING:
     from aiohttp import web  # slow to import: not before the clients are adopted

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from common.sd_notify import SystemdNotifier
 from supervisor import disk
 from supervisor.app.closing import Closing
 from supervisor.app.directories import make_directory
@@ -19,7 +20,6 @@ from supervisor.app.files import load
 from supervisor.app.owner import Owner
 from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
 from supervisor.app.wiring import RunInputs, build
-from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.reports.log.redact import Secrets
 from tunnels.registry import KINDS
 

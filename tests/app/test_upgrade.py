@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from common.sd_notify import SystemdNotifier
 from supervisor.app.parts import Parts
 from supervisor.app.stores.state_store import MemoryFiles, Present
 from supervisor.app.upgrade import SIGNALS, Upgrade
-from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.core.events import Noticed
 from supervisor.core.views.status_json import DaemonIdentity
 from tests.config.kinds import HEAD, good

@@ -17,7 +17,7 @@ from supervisor.core.session.policy_table import policy_table
 from supervisor.core.session.reason_pages import reasons_page
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("common", "supervisor", "tunnels")
+PACKAGES = ("common", "hub", "supervisor", "tunnels")
 MODULES = ROOT / "docs" / "modules.md"
 STATES = ROOT / "docs" / "internals" / "session-life.md"
 REASONS = ROOT / "docs" / "kinds.md"

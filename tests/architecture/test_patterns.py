@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import common
+import hub
 import supervisor
 import tunnels
 from supervisor.clients.lines import MAX_LINE_CHARS
@@ -28,7 +29,7 @@ NOT_RUN = {"supervisor.__main__"}
 def patterns() -> dict[str, tuple[re.Pattern[str], frozenset[str]]]:
     """Every compiled pattern that a module of ours holds, by where it is."""
     found = {}
-    for package in (common, supervisor, tunnels):
+    for package in (common, hub, supervisor, tunnels):
         for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if info.name not in NOT_RUN:
                 module = importlib.import_module(info.name)

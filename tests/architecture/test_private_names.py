@@ -13,7 +13,7 @@ import pytest
 from tests.architecture.document import ROOT
 
 TESTS = sorted(set((ROOT / "tests").rglob("*.py")) - {Path(__file__)})
-PACKAGES = ("supervisor", "tunnels", "common")
+PACKAGES = ("supervisor", "tunnels", "common", "hub")
 # Public in spite of their underscore: of named tuples and of the standard library.
 PUBLIC = {"_replace", "_asdict", "_fields", "_make"}
 

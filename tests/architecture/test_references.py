@@ -24,7 +24,7 @@ from tests.architecture.document import ROOT
 
 pytestmark = pytest.mark.slow
 
-FOLDERS = ("common", "supervisor", "tunnels", "tests")
+FOLDERS = ("common", "hub", "supervisor", "tunnels", "tests")
 MODULES = {
     path: path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))
 }

@@ -11,7 +11,7 @@ import pytest
 
 from tests.architecture.document import DOCUMENTS, ROOT, rendered
 
-PACKAGES = ("common", "supervisor", "tunnels")
+PACKAGES = ("common", "hub", "supervisor", "tunnels")
 SOURCES = sorted(path for package in PACKAGES for path in ROOT.glob(f"{package}/**/*.py"))
 # Modules of PyPI's supervisord: a file of ours with such a name would mix with theirs where both are
 # installed.

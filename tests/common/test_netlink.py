@@ -114,7 +114,9 @@ def test_a_notification_between_the_answers_is_no_answer() -> None:
 
 def test_netlink_is_opened_and_framed_in_one_place() -> None:
     sources = [
-        path for package in ("common", "supervisor", "tunnels") for path in ROOT.glob(f"{package}/**/*.py")
+        path
+        for package in ("common", "hub", "supervisor", "tunnels")
+        for path in ROOT.glob(f"{package}/**/*.py")
     ]
     for word in ("AF_NETLINK", "=IHHII"):
         assert [str(path.relative_to(ROOT)) for path in sources if word in path.read_text()] == [

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.quantities import parse_duration
 from supervisor.config import ConfigErrors, parse
 from tests.config.kinds import HEAD, KINDS
-from tunnels.quantities import parse_duration
 from tunnels.targets import parse_target
 from tunnels.text import clean
 

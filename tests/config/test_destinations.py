@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.configuration.problems import Position
 from supervisor.config.overlaps import DestinationClaim, collisions
-from supervisor.config.problems import Position
 from tests.config.kinds import problems
 
 STAFF = "staff: {networks: [10.8.0.0/16]}\n"

@@ -9,10 +9,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.quantities import duration_text, parse_duration
 from supervisor.config import Config, parse
 from supervisor.config.resolved import changes, chosen, resolved, tree
 from tests.tunnels.test_kinds import EXAMPLES
-from tunnels.quantities import duration_text, parse_duration
 from tunnels.registry import KINDS
 
 EXAMPLE = (Path(__file__).parents[2] / "config.example.yaml").read_text()

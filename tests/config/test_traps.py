@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from common.configuration.problems import Report
+from common.configuration.yaml_document import load
 from supervisor.config import ConfigErrors
-from supervisor.config.problems import Report
-from supervisor.config.yaml_document import load
 from tests.config.kinds import HEAD, good, problems
 
 SYNTAX = {

@@ -10,11 +10,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from common.listener import Timeouts
+from common.tls import ServerTls
 from supervisor.control.api import HTTPApi
-from supervisor.control.listener import Timeouts
 from supervisor.control.middleware import SECURITY_HEADERS
 from supervisor.control.sockets import Servers
-from supervisor.control.tls import ServerTls
 from tests.control.certificates import ControlAuthority
 from tests.control.test_api import FakeDaemon
 

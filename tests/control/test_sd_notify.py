@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.control.sd_notify import SystemdNotifier
+from common.sd_notify import SystemdNotifier
 
 
 class Manager:

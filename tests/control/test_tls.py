@@ -11,10 +11,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from common.tls import ServerTls
 from supervisor.app.watchers.server_tls import TlsRenewal
 from supervisor.control.api import HTTPApi
 from supervisor.control.sockets import Servers
-from supervisor.control.tls import ServerTls
 from supervisor.core.events import Event
 from tests.control.certificates import ControlAuthority
 from tests.control.test_api import FakeDaemon

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from supervisor.core.redaction import MIN_SECRET_CHARS, Redactor
+from common.redaction import MIN_SECRET_CHARS, Redactor
 
 MASK = "***"
 Encode = Callable[[str], str]

@@ -43,7 +43,7 @@ def environment(target: Path) -> dict[Path, str]:
     (target / "bin" / "python3").symlink_to(interpreter)
     (target / "bin" / "facilitator").write_text(_COMMAND)
     (target / "bin" / "facilitator").chmod(0o755)
-    for package in ("common", "supervisor", "tunnels"):
+    for package in ("common", "hub", "supervisor", "tunnels"):
         shutil.copytree(REPOSITORY / package, ours / package)
     (ours / "packages.pth").write_text(f"{SOURCE}/packages\n")
     binds = {
@@ -66,7 +66,7 @@ def sources(target: Path) -> dict[Path, str]:
     what a machine must see.
     """
     checkout = target / "checkout"
-    for name in ("common", "supervisor", "tunnels", "systemd", ".ci", "requirements"):
+    for name in ("common", "hub", "supervisor", "tunnels", "systemd", ".ci", "requirements"):
         shutil.copytree(REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in (
         "LICENSE",

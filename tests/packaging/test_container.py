@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import supervisor.control.sd_notify
+import common.sd_notify
 from tests import netns
 from tests.lab.wait import eventually
 from tests.packaging import container
@@ -44,7 +44,7 @@ WatchdogSec=1500ms
 
 
 def test_a_service_that_speaks_sd_notify(scratch: Path) -> None:
-    with machine(scratch, {Path(supervisor.control.sd_notify.__file__): "/srv/sd_notify.py"}) as vm:
+    with machine(scratch, {Path(common.sd_notify.__file__): "/srv/sd_notify.py"}) as vm:
         vm.write("/srv/service.py", _SERVICE)
         vm.write("/etc/systemd/system/tiny.service", _UNIT)
         vm.run("systemctl", "daemon-reload")

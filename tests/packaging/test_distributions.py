@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 VERSION = "9.8.7"
 RECORD = f"tests/golden/codes-{SORTS['codes'].format}.json"
-PACKAGES = ("common", "supervisor", "tunnels")
+PACKAGES = ("common", "hub", "supervisor", "tunnels")
 RELEASE = f"""# Changelog
 
 ## [{VERSION}] - 2031-01-31

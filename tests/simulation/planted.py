@@ -418,7 +418,7 @@ BUGS = (
 
 def copied(directory: Path) -> Path:
     """The source tree, as far as the tests above need it."""
-    for part in ("supervisor", "tunnels", "common", "tests"):
+    for part in ("supervisor", "tunnels", "common", "hub", "tests"):
         shutil.copytree(ROOT / part, directory / part, ignore=shutil.ignore_patterns("__pycache__", "lab"))
     shutil.copy(ROOT / "pyproject.toml", directory)
     return directory

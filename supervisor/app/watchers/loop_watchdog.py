@@ -25,8 +25,8 @@ from pathlib import Path
 
 import structlog
 
+from common.sd_notify import SystemdNotifier
 from supervisor import disk
-from supervisor.control.sd_notify import SystemdNotifier
 from supervisor.core.conditions import Condition
 from supervisor.ticks import until_tick
 

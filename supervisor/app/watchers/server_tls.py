@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 import structlog
 
+from common.tls import ServerTls
 from supervisor.clients.input_watcher import InputWatcher
-from supervisor.control.tls import ServerTls
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
 

@@ -8,7 +8,7 @@ company; 4. in `app.api.status_page_model`, before it is shown to everybody who 
 
 The first place knows the client's own secrets, the later ones (and every log event) all secrets of the
 daemon. They repeat it on purpose: a mistake in one of them must not publish a secret. All of them search by
-`core.redaction`.
+`common.redaction`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from supervisor.core.redaction import MIN_SECRET_CHARS, Redactor
+from common.redaction import MIN_SECRET_CHARS, Redactor
 
 __all__ = ["MASK", "MIN_SECRET_CHARS", "Secrets"]
 
@@ -32,7 +32,7 @@ class Secrets:
         self._lock = threading.Lock()
 
     def add(self, value: str) -> None:
-        """Mask this value from now on, each of its lines by itself, in every encoding that `core.redaction`
+        """Mask this value from now on, each of its lines by itself, in every encoding that `common.redaction`
         knows.
         """
         with self._lock:

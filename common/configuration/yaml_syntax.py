@@ -6,7 +6,7 @@ import re
 
 import yaml
 
-from supervisor.config.problems import Position
+from common.configuration.problems import Position
 
 _SPECIAL = "@`%*&!|>"
 _CLOSING = {"{": "}", "[": "]"}

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import yaml
 from yaml import events as ye
 
-from supervisor.config.problems import KeyPath, Position, Report
-from supervisor.config.yaml_scalars import Reading, read
-from supervisor.config.yaml_syntax import syntax_error
+from common.configuration.problems import KeyPath, Position, Report
+from common.configuration.yaml_scalars import Reading, read
+from common.configuration.yaml_syntax import syntax_error
 
 MAX_BYTES = 1_000_000  # of a file
 MAX_DEPTH = 30  # levels of nesting

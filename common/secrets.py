@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-
-from tunnels.settings import Secret
+from typing import Protocol
 
 _DIRECTORIES = ("CREDENTIALS_DIRECTORY", "NOMAD_SECRETS_DIR")
 
 
-def candidates(secret: Secret, environment: Mapping[str, str], config_directory: Path) -> tuple[Path, ...]:
+class SecretReference(Protocol):
+    """Where a secret lies; never the secret itself."""
+
+    @property
+    def file(self) -> str | None:
+        """The name or path of a file; None: it is in the environment."""
+
+
+def candidates(
+    secret: SecretReference, environment: Mapping[str, str], config_directory: Path
+) -> tuple[Path, ...]:
     """The files that may hold the secret; the first that exists counts. None for a secret in the environment.
 
     An absolute name is the only candidate; a relative one is looked up in `$CREDENTIALS_DIRECTORY` (systemd),

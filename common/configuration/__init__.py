@@ -1,0 +1,1 @@
+"""A configuration file in YAML: its text with line and column, and what is wrong with it, in sentences."""
