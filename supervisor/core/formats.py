@@ -89,4 +89,3 @@ def _real(text: str) -> float:
     if not abs(number) < _LARGEST:  # endless ones too, and what is none
         raise ValueError(f"{text:.40} is too large a number")
     return number
-
