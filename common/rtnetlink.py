@@ -65,6 +65,7 @@ class Link:
     carrier: bool
     kind: str  # the kernel's word, such as wireguard; empty for hardware
     alias: str
+    mtu: int = 0  # bytes; 0: not known
 
 
 def link_dump() -> NetlinkRequest:
@@ -89,6 +90,7 @@ def read_link(body: bytes) -> Link:
         bool(flags & _IFF_LOWER_UP),
         text(info.get(_IFLA_INFO_KIND)),
         text(found.get(_IFLA_IFALIAS)),
+        native(found.get(_IFLA_MTU)),
     )
 
 

@@ -42,7 +42,7 @@ from supervisor.kernel.route.messages import RouteLookup, read_lookup, route_que
 from supervisor.kernel.sysctl import Note
 
 KIND = "vxlan"  # the kernel's word
-_USUAL_MTU = 1500  # bytes, where the interface below does not say
+_MOST_BYTES = 9_000  # of an outer packet, whatever the interface below would take
 
 
 class MemberLinks:
@@ -126,7 +126,9 @@ class MemberLinks:
         if found is not None and found[1] != wanted:
             await self._do(link_removal(found[0].index))
         if made:
-            await self._do(vxlan_creation(wanted, self._mtu(lane, lookup)))
+            below = read_link(await self._netlink.ask(link_query(lookup.device))).mtu
+            mtu = max(LEAST_MTU, min(below, _MOST_BYTES) - VXLAN_BYTES[lane.address.version])
+            await self._do(vxlan_creation(wanted, mtu))
             await self._do(link_alias(lane.device, ALIAS))
         link = read_link(await self._netlink.ask(link_query(name=lane.device)))
         await self._do(link_state(link.index))
@@ -135,14 +137,6 @@ class MemberLinks:
                 permanent_neighbour(link.index, hop, link_layer_address(lane.address)), hop.version
             )
         return made or not link.up
-
-    def _mtu(self, lane: MemberLane, lookup: RouteLookup) -> int:
-        try:
-            with open(f"/sys/class/net/{socket.if_indextoname(lookup.device)}/mtu") as file:
-                below = int(file.read())
-        except (OSError, ValueError):
-            below = _USUAL_MTU
-        return max(LEAST_MTU, min(below, _USUAL_MTU) - VXLAN_BYTES[lane.address.version])
 
     async def _do(self, request: NetlinkRequest, version: int = 4) -> None:
         """OSError when the kernel refuses. A host without IPv6 has no neighbours of that version."""
