@@ -13,6 +13,7 @@ from supervisor.app.watchers.idle import IdleWatch
 from supervisor.app.watchers.loop_watchdog import feed
 from supervisor.app.watchers.source_addresses import SourceAddressWatch
 from supervisor.kernel.uplink import UplinkWatch
+from supervisor.probes.members import MemberWatch
 from supervisor.reports.metrics import loop_lag
 
 
@@ -34,6 +35,7 @@ def start_tasks(parts: Parts) -> None:
     background.start("uplink", UplinkWatch(post).run)
     sources = parts.data_plane.runner.local_addresses
     background.start("source addresses", SourceAddressWatch(lambda: engine.snapshot, sources, post).run)
+    background.start("members", MemberWatch(lambda: engine.plan, post).run)
     missed = parts.data_plane.prober.missed
     background.start("endpoints", EndpointWatch(lambda: engine.snapshot, parts.kinds, post, missed).run)
     background.start("status page samples", reports.page_model.run)
