@@ -6,12 +6,13 @@ scope, snapshot, lanes, who carried what -> compose -> plan, who carries what, w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from supervisor.core.network.failover import Carriers, choose
 from supervisor.core.network.plan import NetworkPlan, Segments, desired, next_refusal, proxies
 from supervisor.core.snapshot import Snapshot
 from tunnels.base import AnyKind, IPNetwork
+from tunnels.networks import IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Scope:
     timeout: float = 8 * 3600.0  # longest time (seconds) that a tunnel which drains waits for its flows
     idle: float = 900.0  # seconds without a packet after which a flow is not waited for
     accounting: bool = False  # of each flow's bytes, for the audit
+    denied: tuple[IPAddress, ...] = ()  # sources that an order of the fleet keeps out
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +46,6 @@ def compose(
     plan = desired(
         scope.staff, lanes, proxies(tunnels, kinds), snapshot, carriers, scope.segments, scope.accounting
     )
+    plan = replace(plan, denied=scope.denied)
     moments = [moment for moment in (due, next_refusal(snapshot)) if moment is not None]
     return Composed(plan, carriers, min(moments, default=None))
