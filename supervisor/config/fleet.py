@@ -146,3 +146,7 @@ class FleetSettings(Settings):
     handover: Handover = Field(default_factory=Handover)
     announce: Announcement = Field(default_factory=Announcement)
     lock: LockEngine | None = Field(None, description="absent means no exclusive tunnels and no orders")
+    tls: ClientTls = Field(
+        default_factory=ClientTls,
+        description="how members' HTTP servers are asked where their `api` is https",
+    )

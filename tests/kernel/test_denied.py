@@ -12,7 +12,19 @@ from ipaddress import ip_address
 
 import pytest
 
-from tests.kernel.lab import DEADLINE, PLAN, SITE, SITE6, STAFF, STAFF6, KernelWorld, ask, kernel, server, world
+from tests.kernel.lab import (
+    DEADLINE,
+    PLAN,
+    SITE,
+    SITE6,
+    STAFF,
+    STAFF6,
+    KernelWorld,
+    ask,
+    kernel,
+    server,
+    world,
+)
 from tests.kernel.test_draining import OWN_SITE, OWN_SITE6, StaffConnection
 from tests.netns import Namespace
 

@@ -80,9 +80,9 @@ class StaffConnection:
     async def is_reset(self, *, silent: bool) -> None:
         """It ends with a reset, although it sends nothing; not `silent`: as soon as it sends something."""
         loop = asyncio.get_running_loop()
+        if not silent:
+            await loop.sock_sendall(self._sock, b"still here\n")
         with pytest.raises(ConnectionResetError):
-            if not silent:
-                await loop.sock_sendall(self._sock, b"still here\n")
             await loop.sock_recv(self._sock, 200)
 
 

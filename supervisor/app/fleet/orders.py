@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from dataclasses import dataclass
 
 import structlog
 
+from supervisor.app.engine_view import DemandableEngine
 from supervisor.app.stores.fleet_orders import FleetOrderFile
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
@@ -21,28 +22,19 @@ from supervisor.core.fleet.orders import (
     holding,
     reading,
 )
-from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.snapshot import Snapshot
 from tunnels.networks import IPAddress
 
 
-class ObedientEngine(Protocol):
-    """The part of `supervisor.engine.Engine` that orders need."""
+@dataclass(frozen=True, slots=True)
+class HeldTunnels:
+    """The tunnels that may not start."""
 
-    plan: NetworkPlan
+    stopped_here: frozenset[str]  # by this member's own operator
+    demands: Demands = NO_DEMANDS
 
-    @property
-    def snapshot(self) -> Snapshot:
-        """All tunnels now."""
-
-    def deny(self, sources: tuple[IPAddress, ...]) -> None:
-        """Let these addresses in nowhere."""
-
-    def drained_by(self) -> float:
-        """The moment by which a drain that begins now is over."""
-
-    async def wait_for(self, condition: Callable[[Snapshot], bool]) -> None:
-        """Return as soon as it holds."""
+    def __contains__(self, tunnel: object) -> bool:
+        return tunnel in self.stopped_here or (isinstance(tunnel, str) and self.demands.hold(tunnel))
 
 
 class FollowedOrders:
@@ -52,7 +44,7 @@ class FollowedOrders:
         self,
         file: FleetOrderFile,
         member: str,
-        engine: ObedientEngine,
+        engine: DemandableEngine,
         post: Callable[[Event], None],
         stopped_here: Callable[[], frozenset[str]],
         in_kernel: Callable[[], Awaitable[None]],
@@ -62,11 +54,10 @@ class FollowedOrders:
         """
         self._file, self._member, self._engine = file, member, engine
         self._post, self._stopped_here, self._in_kernel = post, stopped_here, in_kernel
-        self._problems: tuple[str, ...] = ()
+        self.problems: tuple[str, ...] = ()  # orders that are not understood, a sentence each
         self._said: Mapping[str, Acknowledgement] = {}
         self._denied: tuple[IPAddress, ...] = ()  # that the kernel lets in no more
         self.demands = demands(file.orders, member)
-        engine.deny(self.demands.denied)
 
     @property
     def orders(self) -> tuple[FleetOrder, ...]:
@@ -76,21 +67,18 @@ class FollowedOrders:
     @property
     def conditions(self) -> Mapping[str, Condition]:
         """Orders that are not understood."""
-        if not self._problems:
+        if not self.problems:
             return {}
-        return {"fleet-orders": Condition("; ".join(self._problems), "warning", "facilitator fleet status")}
+        return {"fleet-orders": Condition("; ".join(self.problems), "warning", "facilitator fleet status")}
 
     def begin(self) -> None:
-        """The tunnels are configured: those that still drain for an order that is lifted serve again."""
+        """The tunnels are configured. Those that still drain for an order that was lifted serve again."""
         self._obey(NO_DEMANDS)
 
-    def held(self) -> frozenset[str]:
-        """Tunnels that may not start, of those that are there now."""
-        return self._stopped_here() | {name for name in self._engine.snapshot.tunnels if self.hold(name)}
-
-    def hold(self, tunnel: str) -> bool:
-        """An order keeps this tunnel down."""
-        return self.demands.hold(tunnel)
+    @property
+    def held(self) -> HeldTunnels:
+        """The tunnels that may not start."""
+        return HeldTunnels(self._stopped_here(), self.demands)
 
     def refusal(self, tunnel: str) -> str | None:
         """Why an operator of this member cannot start a tunnel; None: no order is against it."""
@@ -107,8 +95,8 @@ class FollowedOrders:
     def taken(self, found: Mapping[str, str]) -> None:
         """The orders as the lock engine has them now, by name."""
         read = reading(self.orders, found)
-        if read.problems != self._problems:
-            self._problems = read.problems
+        if read.problems != self.problems:
+            self.problems = read.problems
             self._post(Noticed(""))
         if read.orders == self.orders:
             return

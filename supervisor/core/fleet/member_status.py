@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from supervisor.core.fleet.values import TUNNEL_NAME, ForeignObject
 from supervisor.core.snapshot import Snapshot
-from supervisor.core.state import TunnelState, Want, well
+from supervisor.core.state import Health, Phase, TunnelState, Want, well
 from tunnels.networks import MOST_TUNNELS
 from tunnels.settings import Tunnel
 
 STATUS_CHARACTERS = 512 * 1024  # of one status; etcd refuses a value of more than 1.5 MB
+DOCUMENT_CHARACTERS = 8 * 1024 * 1024  # of the document of a member's HTTP server
 
 
 class MemberStanding(enum.StrEnum):
@@ -87,6 +88,26 @@ def read_status(content: str) -> MemberStatus:
     found = ForeignObject.read(content, STATUS_CHARACTERS)
     tunnels = tuple(map(_tunnel, found.objects("tunnels", MOST_TUNNELS)))
     return MemberStatus(found.text("version")[:40], found.flag("drained"), tunnels)
+
+
+def read_status_document(content: str) -> MemberStatus:
+    """The status in the answer of a member's HTTP server to `/api/v1/status`. ValueError says what is wrong.
+
+    Which member carries a destination cannot be seen in it, nor who holds a lock.
+    """
+    found = ForeignObject.read(content, DOCUMENT_CHARACTERS)
+    tunnels = tuple(map(_tunnel_in_document, found.objects("tunnels", MOST_TUNNELS)))
+    return MemberStatus(found.text("version")[:40], found.flag("draining"), tunnels)
+
+
+def _tunnel_in_document(found: ForeignObject) -> MemberTunnel:
+    works = found.text("phase") == Phase.UP and found.text("health") != Health.UNHEALTHY
+    standing = MemberStanding.READY if works else MemberStanding.DOWN
+    if found.text("want") == Want.DOWN:
+        standing = MemberStanding.STOPPED
+    elif found.keys.get("drain") is not None:
+        standing = MemberStanding.DRAINS
+    return MemberTunnel(found.text("name", TUNNEL_NAME), standing)
 
 
 def _tunnel(found: ForeignObject) -> MemberTunnel:

@@ -44,12 +44,12 @@ def finished(
     """The orders that are carried out here, by name, with what there is to add. `denied`: the addresses that
     the kernel lets in no more.
     """
-    return {order.id: text for order in orders if (text := _done(order, member, snapshot, denied)) is not None}
+    return {
+        order.id: text for order in orders if (text := _done(order, member, snapshot, denied)) is not None
+    }
 
 
-def _done(
-    order: FleetOrder, member: str, snapshot: Snapshot, denied: Collection[IPAddress]
-) -> str | None:
+def _done(order: FleetOrder, member: str, snapshot: Snapshot, denied: Collection[IPAddress]) -> str | None:
     """None: not yet."""
     match order.kind:
         case OrderKind.STOP:

@@ -174,10 +174,7 @@ def holding(orders: Iterable[FleetOrder], member: str, tunnel: str) -> FleetOrde
 
 
 def acknowledged(
-    orders: Iterable[FleetOrder],
-    said: Mapping[str, Acknowledgement],
-    finished: Mapping[str, str],
-    now: float,
+    orders: Iterable[FleetOrder], said: Mapping[str, Acknowledgement], finished: Mapping[str, str], now: float
 ) -> dict[str, Acknowledgement]:
     """What a member has to say about each order, by its name; it says nothing about one that is lifted.
 
@@ -188,7 +185,5 @@ def acknowledged(
     for order in orders:
         before = said.get(order.id)
         at = before.at if before is not None and before.given == order.given else now
-        answers[order.id] = Acknowledgement(
-            order.given, at, order.id in finished, finished.get(order.id, "")
-        )
+        answers[order.id] = Acknowledgement(order.given, at, order.id in finished, finished.get(order.id, ""))
     return answers

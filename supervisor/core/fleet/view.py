@@ -11,12 +11,7 @@ from supervisor.core.fleet.member_status import MemberStatus, read_status
 from supervisor.core.fleet.orders import Acknowledgement, FleetOrder, order_name, read_acknowledgement
 from supervisor.core.fleet.values import MEMBER_NAME
 from supervisor.core.humanize import iso
-from supervisor.core.views.documents import (
-    FleetDocument,
-    FleetMemberEntry,
-    FleetOrderEntry,
-    FleetTunnelEntry,
-)
+from supervisor.core.views.documents import FleetDocument, FleetMemberEntry, FleetOrderEntry, FleetTunnelEntry
 
 MOST_MEMBERS = 50  # of a fleet
 Acknowledgements = Mapping[str, Mapping[str, Acknowledgement]]  # by the name of the order, then by member
@@ -63,7 +58,9 @@ def read_acknowledgements(found: Mapping[str, str]) -> Acknowledgements:
     return read
 
 
-def seen(before: Mapping[str, float], up: Iterable[str], known: Iterable[str], now: float) -> dict[str, float]:
+def seen(
+    before: Mapping[str, float], up: Iterable[str], known: Iterable[str], now: float
+) -> dict[str, float]:
     """Since when each known member is not up; `before`: what this has said until now."""
     up = set(up)
     return {name: before.get(name, now) for name in {*before, *known} - up}
