@@ -1,5 +1,5 @@
-"""A source that is denied: what it has under way ends at once, in tunnels and in proxies, it gets nothing new,
-and nobody else notices.
+"""A source that is denied: what it has under way ends at once, in tunnels and in proxies, it gets nothing
+new, and nobody else notices.
 """
 
 from __future__ import annotations

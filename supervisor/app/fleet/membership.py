@@ -9,8 +9,9 @@ Without a lock engine it knows the other members only by their HTTP servers, and
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -137,17 +138,21 @@ class EngineMembership:
         return fleet_document(self._who.fleet, self._who.name, self._who.configured, sight)
 
     async def give(self, order: FleetOrder, wait: float) -> FleetOrderDocument:
-        """See `FleetOrdering`. LookupError: nobody has such a tunnel, or there is no such member."""
+        """See `FleetOrdering`. LookupError: nobody has such a tunnel, or there is no such member. OSError: the
+        lock engine does not take it.
+        """
         if order.kind is OrderKind.STOP and not self._has_tunnel(order.subject):
             raise LookupError(f"no member has a tunnel {order.subject}")
         known = {*self._who.configured, *self._sight.statuses}
         if order.kind is OrderKind.DRAIN and order.subject not in known:
             raise LookupError(f"no such member: {order.subject}; there are {', '.join(sorted(known))}")
-        return await self._ordering.give(order, wait)
+        with _as_os_error():
+            return await self._ordering.give(order, wait)
 
     async def lift(self, order: FleetOrder, wait: float) -> FleetOrderDocument:
-        """See `FleetOrdering`."""
-        return await self._ordering.lift(order, wait)
+        """See `FleetOrdering`. LookupError: it does not hold. OSError."""
+        with _as_os_error():
+            return await self._ordering.lift(order, wait)
 
     async def close(self) -> None:
         """This member is gone for the others."""
@@ -191,6 +196,14 @@ class EngineMembership:
             self._away[what] = problem
         if before != bool(self._away):
             self._post(Noticed(""))
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except LockServiceAway as error:
+        raise OSError(f"the lock engine does not take it: {error}") from error
 
 
 class LooseMembership:

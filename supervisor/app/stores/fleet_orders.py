@@ -1,5 +1,5 @@
-"""The orders of the fleet as this member last read them: they hold over restarts and boots, and while the lock
-engine is away.
+"""The orders of the fleet as this member last read them: they hold over restarts and boots, and while the
+lock engine is away.
 """
 
 from __future__ import annotations

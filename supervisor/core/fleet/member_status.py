@@ -62,8 +62,8 @@ class MemberStatus:
 def member_status(
     version: str, snapshot: Snapshot, carrying: Container[str], locks: Container[str], *, drained: bool
 ) -> MemberStatus:
-    """The status of this member. `carrying`: tunnels by which traffic of the fleet leaves here; `locks`: those
-    of whose account this member holds the lock.
+    """The status of this member. `carrying`: tunnels by which traffic of the fleet leaves here; `locks`:
+    those of whose account this member holds the lock.
     """
     tunnels = (
         MemberTunnel(name, standing_of(tunnel, state, name in carrying), name in locks)

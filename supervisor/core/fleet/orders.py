@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from supervisor.core.fleet.values import MEMBER_NAME, TUNNEL_NAME, ForeignObject
+from supervisor.core.fleet.values import MEMBER_NAME, TUNNEL_NAME, ForeignObject, people_text
 from tunnels.networks import IPAddress
 
 MOST_ORDERS = 500  # that can hold at one moment
@@ -111,6 +111,12 @@ def checked_subject(kind: OrderKind, subject: str) -> str:
     if not pattern.fullmatch(subject):
         raise ValueError(f"{subject[:80]!r} is not a name of a {what}")
     return subject
+
+
+def new_order(word: str, subject: str, by: str, why: str, given: float) -> FleetOrder:
+    """An order that somebody gives now. ValueError says what is wrong."""
+    kind, subject = order_name(f"{word}.{subject}")
+    return FleetOrder(kind, subject, people_text(by), people_text(why), given)
 
 
 def read_order(id: str, content: str) -> FleetOrder:

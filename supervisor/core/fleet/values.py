@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from supervisor.core.formats import parsed
-from tunnels.text import clean
+from tunnels.text import one_line
 
 MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 TUNNEL_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
 MOST_CHARACTERS = 200  # of a text that people have written
+
+
+def people_text(text: str) -> str:
+    """What people have written, in one line that is safe to show, and cut."""
+    return one_line(text[:MOST_CHARACTERS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class ForeignObject:
         found = self.keys.get(key, "")
         if not isinstance(found, str) or (pattern is not None and not pattern.fullmatch(found)):
             raise ValueError(f"{key} is not what it should be")
-        return found if pattern is not None else clean(found[:MOST_CHARACTERS]).replace("\n", " ")
+        return found if pattern is not None else people_text(found)
 
     def number(self, key: str) -> float:
         """A number; there must be one."""
