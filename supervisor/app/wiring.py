@@ -139,9 +139,9 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     host = HostWatch(view, kinds, inbox.post, files)
     data_plane = _data_plane(base, host, inputs.owner, {} if handover is None else handover.kept)
     watchers = _watchers(base, host, inputs.path)
-    reports = _reports(base, data_plane, watchers.certificates, history, auditing, inputs.log_dropped)
     stores = _stores(base, watchers.inputs, inputs.path, last_end)
     fleet = _membership(base, data_plane, stores)
+    reports = _reports(base, data_plane, watchers.certificates, history, auditing, inputs.log_dropped, fleet)
     servers = Servers({} if handover is None else handover.listening)
     closing.add("servers", servers.close)
     engine = Engine(
@@ -255,6 +255,7 @@ def _reports(
     history: History,
     auditing: Auditing,
     log_dropped: Callable[[], int],
+    fleet: Membership | None,
 ) -> Reports:
     engine, runner, network = base.engine, data_plane.runner, data_plane.network
     sent, last_failures = SentEvents(), LastFailures()
@@ -276,6 +277,7 @@ def _reports(
         log_dropped=log_dropped,
         certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
         internal_errors=lambda: base.faults.counts,
+        members=lambda: None if fleet is None else fleet.members_up,
     )
     metrics = Metrics(version(), base.identity.wall_offset, sources)
     page_model = StatusPageModel(
@@ -286,6 +288,7 @@ def _reports(
             history,
             base.identity.wall_offset,
             base.secrets.mask,
+            fleet=lambda: None if fleet is None else fleet.known,
         )
     )
     hook_runner = _hooks(base, runner)

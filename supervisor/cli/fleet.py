@@ -1,15 +1,18 @@
-"""`facilitator fleet`: all members of a fleet at once, through the local daemon, or by the configuration alone
-where none runs.
+"""`facilitator fleet`: all members of a fleet at once, through the local daemon, or by the configuration
+alone where none runs.
 """
 
 from __future__ import annotations
 
 import getpass
+import re
 import socket
 import sys
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -26,6 +29,21 @@ if TYPE_CHECKING:
 
 _WAIT_SECONDS = 10
 AnswerT = TypeVar("AnswerT")
+
+
+def _address(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Click callback: an address, or a usage error."""
+    try:
+        return str(ip_address(value))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _member_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Click callback: a possible name of a member, or a usage error."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", value, re.ASCII) is None:
+        raise click.BadParameter(f"{value!r} is not a name of a member")
+    return value
 
 
 def _order_options(command: AnyFunction) -> AnyFunction:
@@ -62,10 +80,8 @@ def status(as_json: bool, config: Path, socket_path: Path | None) -> None:
     \b
     Example: facilitator fleet status
     """
-    from supervisor.app.fleet import remote
-
     document: FleetDocument = _asked(
-        lambda client: client.get("/api/v1/fleet"), lambda: remote.status(config), config, socket_path
+        lambda client: client.get("/api/v1/fleet"), lambda remote: remote.status(config), config, socket_path
     )
     if as_json:
         say_json(document)
@@ -80,9 +96,7 @@ def status(as_json: bool, config: Path, socket_path: Path | None) -> None:
 @fleet.command()
 @click.argument("tunnel", callback=tunnel_name)
 @_order_options
-def stop(
-    tunnel: str, why: str, wait: int, as_json: bool, config: Path, socket_path: Path | None
-) -> None:
+def stop(tunnel: str, why: str, wait: int, as_json: bool, config: Path, socket_path: Path | None) -> None:
     """Take a tunnel down on every member. It stays down, also on members that start later, until
     `facilitator fleet start`.
 
@@ -97,9 +111,7 @@ def stop(
 @fleet.command()
 @click.argument("tunnel", callback=tunnel_name)
 @_order_options
-def start(
-    tunnel: str, why: str, wait: int, as_json: bool, config: Path, socket_path: Path | None
-) -> None:
+def start(tunnel: str, why: str, wait: int, as_json: bool, config: Path, socket_path: Path | None) -> None:
     """Lift the order that keeps a tunnel down. Where a member's own operator has stopped it, it stays so.
 
     \b
@@ -109,7 +121,7 @@ def start(
 
 
 @fleet.command()
-@click.argument("member")
+@click.argument("member", callback=_member_name)
 @click.option("--lift", is_flag=True, help="It serves again.")
 @_order_options
 def drain(
@@ -126,7 +138,7 @@ def drain(
 
 
 @fleet.command("end-user")
-@click.argument("address")
+@click.argument("address", callback=_address)
 @click.option("--lift", is_flag=True, help="The address is let in again.")
 @_order_options
 def end_user(
@@ -142,25 +154,14 @@ def end_user(
 
 
 def _order(
-    kind: str,
-    subject: str,
-    lift: bool,
-    how: tuple[str, int, bool],
-    config: Path,
-    socket_path: Path | None,
+    kind: str, subject: str, lift: bool, how: tuple[str, int, bool], config: Path, socket_path: Path | None
 ) -> None:
-    from supervisor.app.fleet import remote
-    from supervisor.core.fleet.orders import new_order
-
     why, wait, as_json = how
-    try:
-        order = new_order(kind, subject, f"{getpass.getuser()}@{socket.gethostname()}", why, time.time())
-    except ValueError as error:
-        fail(Exit.USAGE, str(error))
+    by = f"{getpass.getuser()}@{socket.gethostname()}"
     query = urlencode({"wait": wait, "why": why} | ({"lift": 1} if lift else {}))
     done: FleetOrderDocument = _asked(
         lambda client: client.post(f"/api/v1/fleet/orders/{kind}/{quote(subject, safe='')}?{query}", wait),
-        lambda: remote.order(config, order, wait, lift=lift),
+        lambda remote: remote.order(config, (kind, subject, by, why, time.time()), wait, lift=lift),
         config,
         socket_path,
     )
@@ -187,13 +188,15 @@ def _report(done: FleetOrderDocument, *, quiet: bool) -> None:
             say(sentence)
         return
     sentence += f"; still under way on {', '.join(under_way)}" if under_way else ""
-    sentence += f"; not by {', '.join(missing)}, for which it holds as soon as they read it" if missing else ""
+    sentence += (
+        f"; not by {', '.join(missing)}, for which it holds as soon as they read it" if missing else ""
+    )
     fail(Exit.FAILED, sentence)
 
 
 def _asked(
     through: Callable[[ControlClient], AnswerT],
-    directly: Callable[[], AnswerT],
+    directly: Callable[[ModuleType], AnswerT],
     config: Path,
     socket_path: Path | None,
 ) -> AnswerT:
@@ -208,10 +211,11 @@ def _asked(
         if socket_path is not None:
             fail(Exit.NO_DAEMON, str(error))
     from supervisor.app.files import code_of, errors_of
+    from supervisor.app.fleet import remote  # slow to import, and seldom needed
     from supervisor.config import ConfigErrors
 
     try:
-        return directly()
+        return directly(remote)
     except (ConfigErrors, CannotStart) as problem:
         fail(code_of(problem), "; ".join(errors_of(problem)))
     except LookupError as none:

@@ -232,9 +232,8 @@ class RunningDaemonAPI:
         self, tunnel: str, verb: str, wait: float, drain: bool = False, force: bool = False
     ) -> TunnelStatus:
         """Post an event to the inbox and wait for its outcome."""
-        if verb != "stop" and self.membership is not None:
-            if (refusal := self.membership.refusal(tunnel)) is not None:
-                raise PermissionError(refusal)
+        if verb != "stop":
+            self._refuse_against_the_fleet(tunnel)
         if verb == "restart" and not force:
             self._refuse_to_end_for_nothing(tunnel)
         self._remember(tunnel, verb)
@@ -248,6 +247,12 @@ class RunningDaemonAPI:
             left: Mapping[str, object] = entry["drain"] or {}
             structlog.get_logger().info("draining", tunnel=tunnel, **left)
         return entry
+
+    def _refuse_against_the_fleet(self, tunnel: str) -> None:
+        """PermissionError: an order of the fleet keeps it down."""
+        refusal = None if self.membership is None else self.membership.refusal(tunnel)
+        if refusal is not None:
+            raise PermissionError(refusal)
 
     def _refuse_to_end_for_nothing(self, tunnel: str) -> None:
         """PermissionError: the session is good, and no new one can start with the files as they are."""

@@ -23,7 +23,14 @@ from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
 from supervisor.core.fleet.member_status import MemberStatus
 from supervisor.core.fleet.orders import FleetOrder, OrderKind
-from supervisor.core.fleet.view import FleetSight, fleet_document, read_acknowledgements, read_statuses, seen
+from supervisor.core.fleet.view import (
+    FleetSight,
+    expected,
+    fleet_document,
+    read_acknowledgements,
+    read_statuses,
+    seen,
+)
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.views.documents import FleetDocument, FleetOrderDocument
 from supervisor.fleet.following import Following
@@ -32,6 +39,7 @@ from supervisor.fleet.member_api import MemberApis
 from supervisor.fleet.ordering import FleetOrdering
 from supervisor.fleet.places import below
 from supervisor.fleet.publishing import Publishing
+from supervisor.ticks import until_tick
 from tunnels.networks import IPAddress
 
 POLLS = 3  # of the orders in the time to live of a lease
@@ -125,6 +133,16 @@ class EngineMembership:
         problems = (*self._orders.problems, *dict.fromkeys(self._away.values()))
         return replace(self._sight, orders=self._orders.orders, problems=problems)
 
+    @property
+    def known(self) -> FleetDocument:
+        """What is known without asking anybody; not who follows the orders."""
+        return fleet_document(self._who.fleet, self._who.name, self._who.configured, self.sight)
+
+    @property
+    def members_up(self) -> Mapping[str, bool]:
+        """Whether each member is up."""
+        return {name: name in self._sight.statuses for name in expected(self._sight, self._who.configured)}
+
     async def document(self) -> FleetDocument:
         """What is known now; who follows the orders is read from the engine."""
         places, sight = self._ordering.places, self.sight
@@ -138,8 +156,8 @@ class EngineMembership:
         return fleet_document(self._who.fleet, self._who.name, self._who.configured, sight)
 
     async def give(self, order: FleetOrder, wait: float) -> FleetOrderDocument:
-        """See `FleetOrdering`. LookupError: nobody has such a tunnel, or there is no such member. OSError: the
-        lock engine does not take it.
+        """See `FleetOrdering`. LookupError: nobody has such a tunnel, or there is no such member. OSError:
+        the lock engine does not take it.
         """
         if order.kind is OrderKind.STOP and not self._has_tunnel(order.subject):
             raise LookupError(f"no member has a tunnel {order.subject}")
@@ -209,7 +227,6 @@ def _as_os_error() -> Iterator[None]:
 class LooseMembership:
     """A member of a fleet without a lock engine."""
 
-    tasks: Mapping[str, Task] = MappingProxyType({})
     conditions: Mapping[str, Condition] = MappingProxyType({})
     denied: tuple[IPAddress, ...] = ()
     drained = False
@@ -224,6 +241,13 @@ class LooseMembership:
     ) -> None:
         self._who, self._apis, self._engine, self._status = who, apis, engine, status
         self._stopped_here = stopped_here
+        self._others = FleetSight(source="members")
+        self._silent: Mapping[str, float] = {}
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """What runs in the background, by name."""
+        return {"fleet members": self._watch} if any(self._apis.urls.values()) else {}
 
     @property
     def held(self) -> HeldTunnels:
@@ -237,19 +261,31 @@ class LooseMembership:
         """No order is against it."""
 
     @property
-    def sight(self) -> FleetSight:
-        """This member alone."""
-        return FleetSight({self._who.name: self._status(self._engine.snapshot)}, problems=(NO_ENGINE,))
+    def known(self) -> FleetDocument:
+        """What the members said when they were last asked."""
+        own = {self._who.name: self._status(self._engine.snapshot)}
+        sight = replace(
+            self._others,
+            statuses={**self._others.statuses, **own},
+            silent=self._silent,
+            problems=(NO_ENGINE,),
+        )
+        return fleet_document(self._who.fleet, self._who.name, self._who.configured, sight)
+
+    @property
+    def members_up(self) -> Mapping[str, bool]:
+        """Whether each member is up that can be asked."""
+        asked = {name: name in self._others.statuses for name, url in self._apis.urls.items() if url}
+        return {**asked, self._who.name: True}
 
     async def document(self) -> FleetDocument:
         """The members' HTTP servers are asked."""
-        sight, own = await self._apis.sight(), self.sight
-        sight = replace(sight, statuses={**sight.statuses, **own.statuses}, problems=(NO_ENGINE,))
-        return fleet_document(self._who.fleet, self._who.name, self._who.configured, sight)
+        await self._ask()
+        return self.known
 
     async def give(self, order: FleetOrder, wait: float) -> FleetOrderDocument:
         """LookupError: there is nobody to give it to."""
-        raise LookupError(f"{NO_ENGINE}; on each member: facilitator {order.kind} ...")
+        raise LookupError(NO_ENGINE)
 
     async def lift(self, order: FleetOrder, wait: float) -> FleetOrderDocument:
         """LookupError: there is no order."""
@@ -257,6 +293,16 @@ class LooseMembership:
 
     async def close(self) -> None:
         """Nothing is open."""
+
+    async def _watch(self) -> None:
+        while True:
+            await self._ask()
+            await until_tick(STATUS_POLL_SECONDS)
+
+    async def _ask(self) -> None:
+        self._others = await self._apis.sight()
+        up = {*self._others.statuses, self._who.name}
+        self._silent = seen(self._silent, up, self._who.configured, time.time())
 
 
 Membership = EngineMembership | LooseMembership

@@ -14,7 +14,7 @@ from supervisor.app.files import Files, load
 from supervisor.app.fleet.lock_engine import lock_service, member_apis, members_of
 from supervisor.app.fleet.membership import NO_ENGINE
 from supervisor.config.fleet import FleetSettings
-from supervisor.core.fleet.orders import FleetOrder
+from supervisor.core.fleet.orders import new_order
 from supervisor.core.fleet.view import fleet_document
 from supervisor.core.views.documents import FleetDocument, FleetOrderDocument
 from supervisor.fleet.lock_service import LockServiceAway
@@ -38,8 +38,13 @@ def status(path: Path) -> FleetDocument:
     return fleet_document(fleet.name, None, configured, sight)
 
 
-def order(path: Path, given: FleetOrder, wait: float, *, lift: bool) -> FleetOrderDocument:
-    """Give an order to the fleet of this configuration, or lift it. Errors as in `status`."""
+def order(
+    path: Path, words: tuple[str, str, str, str, float], wait: float, *, lift: bool
+) -> FleetOrderDocument:
+    """Give an order to the fleet of this configuration, or lift it. `words`: as for `new_order`. Errors as in
+    `status`.
+    """
+    given = new_order(*words)
     return _with_engine(
         path, lambda ordering: ordering.lift(given, wait) if lift else ordering.give(given, wait)
     )

@@ -248,6 +248,8 @@ class StatusPageDocument(DaemonStatus):
     tunnels: list[TunnelOnPage]
     measures: dict[str, MeasuresEntry]
     """By tunnel."""
+    fleet: FleetDocument | None
+    """Null: it is no member of one."""
 
 
 class HeadlineEntry(TypedDict):
@@ -260,6 +262,8 @@ class HeadlineEntry(TypedDict):
     draining: bool
     conditions: list[ConditionEntry]
     incidents: list[OpenIncidentEntry]
+    fleet: FleetDocument | None
+    """Null: it is no member of one. Who follows the orders is not in it."""
     count: int
     bad: int
     wait: int
