@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from supervisor.config import Config
 from supervisor.core.network.compose import Scope, compose
@@ -16,16 +17,20 @@ from tunnels.networks import IPAddress
 
 
 def first_plan(
-    config: Config, kinds: Mapping[str, AnyKind], memory: PreviousRun | None = None
+    config: Config,
+    kinds: Mapping[str, AnyKind],
+    memory: PreviousRun | None = None,
+    denied: tuple[IPAddress, ...] = (),
 ) -> NetworkPlan:
     """What the kernel should hold for this configuration before any client is started. What still runs stays
-    as it was.
+    as it was. `denied`: staff addresses that orders of the fleet keep out.
     """
     tunnels, known = config.tunnels, memory or PreviousRun()
     snapshot = found(tunnels, known, time.monotonic())
     lanes = assign_lanes(list(tunnels), known.lanes)
     carriers = recalled(list(tunnels.values()), known.carries)
-    return compose(scope("", config), snapshot, lanes, kinds, carriers).plan
+    common = replace(scope("", config), denied=denied)
+    return compose(common, snapshot, lanes, kinds, carriers).plan
 
 
 def scope(facilitator: str, config: Config) -> Scope:

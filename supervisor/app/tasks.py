@@ -41,5 +41,7 @@ def start_tasks(parts: Parts) -> None:
     background.start("status page samples", reports.page_model.run)
     background.start("host watch", watchers.host.run)
     background.start("http address", watchers.http.run)
+    for name, run in parts.fleet.tasks.items() if parts.fleet is not None else ():
+        background.start(name, run)
     watchers.loop.start()
     background.start("loop watchdog", watchers.loop.run)

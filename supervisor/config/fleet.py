@@ -155,3 +155,6 @@ class FleetSettings(Settings):
     lock: LockEngine | None = setting(
         default=None, description="absent means no exclusive tunnels and no orders"
     )
+    tls: ClientTls = setting(
+        default=ClientTls(), description="how members' HTTP servers are asked where their `api` is https"
+    )

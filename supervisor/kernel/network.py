@@ -33,6 +33,7 @@ from supervisor.core.network.layout import Layout, Route
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.network.wanted import RouteCounts, route_counts, wanted
 from supervisor.kernel.comparison import missing
+from supervisor.kernel.conntrack.denied import DeniedSources
 from supervisor.kernel.conntrack.tunnel_switch import TunnelSwitch
 from supervisor.kernel.errors import Failure, Occupied, explained, is_fatal, is_passing, reason, sentence
 from supervisor.kernel.interfaces import Interfaces, Presence
@@ -72,6 +73,7 @@ class KernelNetwork:
         self._sysctls = Sysctls(note, first=first)
         self._plan = NetworkPlan()
         self._switch = TunnelSwitch(self._wake, note)
+        self._denials = DeniedSources(note)
         self._target = NetworkPlan()  # the plan, with lanes still open that are being given up
         self._hinted: frozenset[KernelPart] = frozenset()
         self._devices_fresh: frozenset[str] | None = None  # those of which nothing changed since we looked
@@ -302,6 +304,7 @@ class KernelNetwork:
         done, failures = await self._carry_out(changes)
         self._count_devices(done)
         self._switch.reached(self._target)
+        await self._denials.reached(self._target.denied)
         return failures
 
     async def _repair(self, hinted: frozenset[KernelPart]) -> list[Failure]:

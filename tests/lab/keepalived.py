@@ -83,5 +83,3 @@ def _client(lab: FleetLab, member: LabMember, profile: str) -> Iterator[None]:
         namespace.run("nft", "delete", "table", "ip", "hand", check=False)
         process.terminate()
         process.wait()
-
-

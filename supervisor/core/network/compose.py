@@ -13,6 +13,7 @@ from supervisor.core.network.plan import NetworkPlan, Segments, desired, next_re
 from supervisor.core.network.second_hop import Member, handed_over, member_lanes
 from supervisor.core.snapshot import Snapshot
 from tunnels.base import AnyKind, IPNetwork
+from tunnels.networks import IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Scope:
     idle: float = 900.0  # seconds without a packet after which a flow is not waited for
     accounting: bool = False  # of each flow's bytes, for the audit
     members: tuple[Member, ...] = ()  # other members of the fleet, to which connections are handed over
+    denied: tuple[IPAddress, ...] = ()  # sources that an order of the fleet keeps out
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,5 +51,6 @@ def compose(
     answering = frozenset(member.name for member in scope.members) - snapshot.gone
     ways = member_lanes(scope.members, answering)
     plan = replace(plan, members=ways, handed_over=handed_over(ways, plan.carries, {})) if ways else plan
+    plan = replace(plan, denied=scope.denied)
     moments = [moment for moment in (due, next_refusal(snapshot)) if moment is not None]
     return Composed(plan, carriers, min(moments, default=None))

@@ -102,6 +102,7 @@ class NetworkPlan:
     gates: tuple[AccessPolicy, ...] = ()  # of the tunnels that limit who may enter
     accounting: bool = False  # connection tracking counts the bytes of each flow and notes when it began
     directory: DestinationIndex | None = None  # which tunnels reach which destinations
+    denied: tuple[IPAddress, ...] = ()  # sources that are let in nowhere, and whose flows end
     members: tuple[MemberLane, ...] = ()
     handed_over: tuple[HandedOver, ...] = ()
 

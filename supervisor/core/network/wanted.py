@@ -40,6 +40,7 @@ def wanted(plan: NetworkPlan, host: HostFeatures) -> Layout:
     parts = [
         _of_destinations(plan.staff, ByIdentity(plan.carries), host.versions),
         _of_gates(plan.staff, plan.segments, plan.gates),
+        Layout(elements=frozenset(_networks("denied", map(ip_network, plan.denied)))),
     ]
     parts += [_of_lane(lane, host.devices.get(lane.device or "lo"), host.versions) for lane in plan.lanes]
     parts += [_of_member(lane, host) for lane in plan.members]

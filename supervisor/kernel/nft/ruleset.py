@@ -146,6 +146,7 @@ class Chain:
 def _sets() -> Iterator[Set]:
     for version, address in ADDRESS.items():
         yield Set(f"staff{version}", (address,), interval=True)
+        yield Set(f"denied{version}", (address,), interval=True)
         yield Set(f"destinations{version}", (address,), interval=True)
         yield Set(f"carry{version}", (address,), MARK, interval=True)
         yield Set(f"real{version}", (MARK, address), address, interval=True, value_interval=True)
@@ -301,7 +302,11 @@ def _fresh() -> Iterator[ex.Clause]:
 
 
 def _gate() -> Iterator[ex.Clause]:
-    """Without an element for the lane everybody passes."""
+    """Without an element for the lane everybody passes, but for sources that are denied."""
+    for v in (4, 6):
+        denied = _join(ex.source(v), ex.within(f"denied{v}"))
+        yield _join(ex.tcp(), denied, ex.counter(), ex.reset())
+        yield _join(denied, ex.counter(), ex.reject())
     for v in (4, 6):
         yield _join(ex.mark_source_and_port(v), ex.within(f"allowed{v}"), ex.leave())
     for v in (4, 6):
