@@ -27,6 +27,7 @@ from supervisor.app.deferred_runner import DeferredRunner
 from supervisor.app.engine_view import EngineView, stalled
 from supervisor.app.files import Files
 from supervisor.app.fleet.building import MembershipInputs, membership
+from supervisor.app.fleet.locks import LockInputs, lock_keeper
 from supervisor.app.fleet.membership import Membership
 from supervisor.app.owner import Owner
 from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
@@ -61,6 +62,7 @@ from supervisor.core.faults import Faults
 from supervisor.core.session.kind_guard import guarded
 from supervisor.core.views.status_json import DaemonIdentity
 from supervisor.engine import Engine
+from supervisor.fleet.lock_keeper import LockKeeper
 from supervisor.inbox import Inbox
 from supervisor.kernel.conntrack.flow_counter import FlowWatch
 from supervisor.kernel.conntrack.replies import LaneReplies
@@ -139,6 +141,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     host = HostWatch(view, kinds, inbox.post, files)
     data_plane = _data_plane(base, host, inputs.owner, {} if handover is None else handover.kept)
     watchers = _watchers(base, host, inputs.path)
+    locks = _locks(base, data_plane.network)
     stores = _stores(base, watchers.inputs, inputs.path, last_end)
     fleet = _membership(base, data_plane, stores)
     reports = _reports(base, data_plane, watchers.certificates, history, auditing, inputs.log_dropped, fleet)
@@ -146,7 +149,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     closing.add("servers", servers.close)
     engine = Engine(
         inbox,
-        _outputs(base, data_plane, reports, watchers, stores, SystemdStatus(inputs.notifier), fleet),
+        _outputs(base, data_plane, reports, watchers, stores, SystemdStatus(inputs.notifier), fleet, locks),
         kinds,
         clock=time.monotonic,
         chance=random.SystemRandom().random,
@@ -171,6 +174,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
         watchers,
         engine,
         fleet,
+        locks,
     )
 
 
@@ -185,6 +189,16 @@ def _membership(base: _Base, data_plane: DataPlane, stores: Stores) -> Membershi
     if made is not None:
         base.closing.add("fleet", made.close)
     return made
+
+
+def _locks(base: _Base, network: KernelNetwork) -> LockKeeper | None:
+    about = LockInputs(
+        base.identity.facilitator, boot_id(), base.engine, base.files, network, base.inbox.post
+    )
+    keeper = lock_keeper(base.config, about)
+    if keeper is not None:
+        base.closing.add("locks", keeper.close)
+    return keeper
 
 
 def _data_plane(base: _Base, host: HostWatch, owner: Owner, kept: Mapping[str, str]) -> DataPlane:
@@ -328,6 +342,7 @@ def _outputs(
     stores: Stores,
     status: SystemdStatus,
     fleet: Membership | None,
+    locks: LockKeeper | None,
 ) -> Outputs:
     network, metrics, auditing = data_plane.network, reports.metrics, reports.auditing
     return Outputs(
@@ -357,8 +372,10 @@ def _outputs(
             watchers.http,
             reports.hooks,
             *(() if fleet is None else (fleet,)),
+            *(() if locks is None else (locks,)),
         ),
         keepers=(stores.records,),
+        locks=locks,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from supervisor.core import events as ev
 from supervisor.core.session.context import StepContext
 from supervisor.core.session.step import step
-from supervisor.core.state import Health, Known, Phase, Session, TunnelState
+from supervisor.core.state import Health, Known, LockView, Phase, Session, TunnelState
 from tests.core.moments import moment
 from tests.fakes import KIND
 from tests.settings import configured
@@ -56,6 +56,7 @@ EFFECTS: dict[str, tuple[TunnelState, ev.Event, Any, Any, dict[str, Any]]] = {
     ),
     "uplink": (DYING, MISS, True, False, {}),
     "doubted": (DYING, MISS, False, True, {}),
+    "lock": (IDLE, START, None, LockView("svc"), {}),
     "utc_offset": (STARTING, CONNECTED, 0.0, 6 * 3600.0, {"tunnel": AT_NIGHT}),
 }
 

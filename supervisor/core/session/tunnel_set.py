@@ -20,7 +20,7 @@ from supervisor.core.session.pacing import GatewayPacer, RetryBudget, login_turn
 from supervisor.core.session.step import step
 from supervisor.core.session.transitions import public, transitions
 from supervisor.core.snapshot import Snapshot, Transition, Uplink
-from supervisor.core.state import Phase, TunnelState
+from supervisor.core.state import LockView, Phase, TunnelState
 from tunnels.base import AnyKind, Reason
 from tunnels.settings import Tunnel
 
@@ -57,6 +57,7 @@ class TunnelSet:
     uplink: Uplink = Uplink()
     draining: bool = False
     gone: frozenset[str] = frozenset()  # other members of the fleet that do not answer
+    locks: Mapping[str, LockView] = field(default_factory=dict)  # what is known, by tunnel
 
     @property
     def tunnels(self) -> dict[str, Tunnel]:
@@ -70,7 +71,7 @@ class TunnelSet:
 
     def snapshot(self, now: float) -> Snapshot:
         """The read model of everything that goes out."""
-        return Snapshot(self.members, now, self.draining, self.uplink, self.gone)
+        return Snapshot(self.members, now, self.draining, self.uplink, self.gone, self.locks)
 
     def with_state(self, name: str, state: TunnelState) -> TunnelSet:
         """The set with another state of this tunnel."""
@@ -85,7 +86,8 @@ class TunnelSet:
         """The set without this tunnel."""
         members = {other: pair for other, pair in self.members.items() if other != name}
         deadlines = self.deadlines.after(name, None)
-        return replace(self, members=members, deadlines=deadlines, leaving=self.leaving - {name})
+        locks = {other: lock for other, lock in self.locks.items() if other != name}
+        return replace(self, members=members, deadlines=deadlines, leaving=self.leaving - {name}, locks=locks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,10 @@ def fold(
             return TunnelSetStep(replace(tunnel_set, gone=gone), changed=gone != tunnel_set.gone)
         case ev.ClockSet(tunnel=""):
             return TunnelSetStep(tunnel_set, events=tuple([ev.ClockSet(name) for name in tunnel_set.members]))
+        case ev.LockChanged():
+            locks = {**tunnel_set.locks, event.tunnel: event.lock}
+            known = replace(tunnel_set, locks=locks)
+            return replace(_of_tunnel(known, event, now, jitter, utc_offset), changed=True)
         case _:
             return _of_tunnel(tunnel_set, event, now, jitter, utc_offset)
 
@@ -145,6 +151,7 @@ def _of_tunnel(
         tunnel_set.retries.turn(),
         tunnel_set.uplink.alive,
         tunnel_set.uplink.doubted,
+        _lock(tunnel_set, tunnel),
         utc_offset,
     )
     result = step(context, before, event)
@@ -159,6 +166,11 @@ def _of_tunnel(
         after, changed = after.without(tunnel.name), True
         touched.add(tunnel.name)
     return TunnelSetStep(after, result.actions, recorded, woken, frozenset(touched), changed)
+
+
+def _lock(tunnel_set: TunnelSet, tunnel: Tunnel) -> LockView | None:
+    """Of an exclusive tunnel. Until there is news it has none."""
+    return tunnel_set.locks.get(tunnel.name, LockView(tunnel.name)) if tunnel.exclusive else None
 
 
 def _too_late(tunnel_set: TunnelSet, event: ev.Event) -> bool:
