@@ -29,6 +29,7 @@ from supervisor.app.fleet.locks import recall_locks
 from supervisor.app.listening import listen, server_tls
 from supervisor.app.memory import settle
 from supervisor.app.owner import Owner, Ownership, owner, take_lock
+from supervisor.app.paging_config import paging
 from supervisor.app.parts import Parts
 from supervisor.app.preflight.isolation import say_what_is_missing
 from supervisor.app.shutdown import Shutdown, ShutdownRequests
@@ -37,7 +38,7 @@ from supervisor.app.stores.last_configuration import Loaded, load_or_last_good, 
 from supervisor.app.stores.upgrade_document import HandoverDocument, check_requested, received
 from supervisor.app.tasks import start_tasks
 from supervisor.app.upgrade import Upgrade
-from supervisor.app.wiring import RunInputs, build, paging
+from supervisor.app.wiring import RunInputs, build
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.processes import (
     become_subreaper,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from supervisor.core.state import LockView, Proof, Reach
+from supervisor.core.lock_view import LockView
+from supervisor.core.state import Proof, Reach
 from tunnels.base import Connected, Observation, Reason
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from supervisor.core.state import Health, Leg, LockView, Phase, RecoveryStep, SessionEnded, TunnelState
+from supervisor.core.lock_view import LockView
+from supervisor.core.state import Health, Leg, Phase, RecoveryStep, SessionEnded, TunnelState
 from tunnels.base import Reason, Tunnel
 
 

@@ -20,7 +20,7 @@ from supervisor.core.fleet.lease import Lease, LeasePhase, Wished, interval, log
 from supervisor.core.fleet.member_lease import LockCall, LockReply, LockRequest, MemberLease
 from supervisor.core.fleet.wishes import LockWish, lock_key
 from supervisor.core.humanize import iso
-from supervisor.core.state import LockView
+from supervisor.core.lock_view import LockView
 from supervisor.fleet.lock_service import LockService, LockServiceAway, LockServiceDenied
 
 JUMP_SECONDS = 1.0  # by which two clocks of this host may drift apart between two looks

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from supervisor.core import events as ev
+from supervisor.core.lock_view import LockView
 from supervisor.core.session.context import StepContext
 from supervisor.core.session.step import step
-from supervisor.core.state import Health, Known, LockView, Phase, Session, TunnelState
+from supervisor.core.state import Health, Known, Phase, Session, TunnelState
 from tests.core.moments import moment
 from tests.fakes import KIND
 from tests.settings import configured

@@ -9,10 +9,11 @@ from types import MappingProxyType
 
 from supervisor.core.alerting.flapping import OutageTracker
 from supervisor.core.conditions import Condition
+from supervisor.core.lock_view import LockView
 from supervisor.core.session.liveness import LOCAL, SENTENCES, dead_leg
 from supervisor.core.session.retry import needs_person, not_retried
 from supervisor.core.snapshot import Snapshot
-from supervisor.core.state import Asking, Leg, LockView, Phase, Reach, RecoveryStep, TunnelState, Want, well
+from supervisor.core.state import Asking, Leg, Phase, Reach, RecoveryStep, TunnelState, Want, well
 from tunnels.base import Reason, Wanted
 from tunnels.settings import Tunnel
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from supervisor.core.events import Action
-from supervisor.core.state import LockView, SessionEnded, TunnelState
+from supervisor.core.lock_view import LockView
+from supervisor.core.state import SessionEnded, TunnelState
 from tunnels.base import AnyKind
 from tunnels.settings import Tunnel
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from supervisor.core.lock_view import LockView
 from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.session.machine import DOWN
@@ -15,7 +16,6 @@ from supervisor.core.state import (
     Health,
     Idle,
     Leg,
-    LockView,
     Phase,
     RecoveryStep,
     RetryState,

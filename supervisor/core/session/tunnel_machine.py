@@ -18,6 +18,7 @@ from supervisor.core import events as ev
 from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.escalation import escalate
 from supervisor.core.session.liveness import LOCAL
+from supervisor.core.session.lock_loss import lock_lost
 from supervisor.core.session.machine import DOWN, Outcome, SessionStep, reconnecting, session_step, terminated
 from supervisor.core.session.retry import (
     COUNTED,
@@ -240,18 +241,7 @@ def _lock_changed_idle(c: StepContext, state: TunnelState, event: ev.LockChanged
 
 
 def _lock_changed(c: StepContext, state: TunnelState, active: SessionState, event: ev.LockChanged) -> Step:
-    """Without it the client logs off, and is killed when its permission ends."""
-    if event.lock.held:
-        return Step(state)
-    by = max(c.now, event.until)
-    if active.phase is Phase.STOPPING:
-        deadline = by if active.deadline is None else min(by, active.deadline)
-        return Step(replace(state, active=replace(active, deadline=deadline)))
-    text = f"the lock of account {event.lock.account} is lost: {event.lock.text}"
-    failed = replace(active, resumable=False, failure=Failure(Reason.LOCK, text, c.now))
-    stepped = terminated(c, failed, Reason.LOCK)
-    deadline = min(by, c.now + c.kind.stop_timeout)
-    return _followed(c, state, replace(stepped, session=replace(stepped.session, deadline=deadline)))
+    return Step(state) if event.lock.held else _followed(c, state, lock_lost(c, active, event))
 
 
 def _soon(c: StepContext, state: TunnelState) -> TunnelState:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from supervisor.core import events as ev
+from supervisor.core.lock_view import LockView
 from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.deadlines import Deadlines
 from supervisor.core.session.handover import rivals, unsettled
@@ -20,7 +21,7 @@ from supervisor.core.session.pacing import GatewayPacer, RetryBudget, login_turn
 from supervisor.core.session.step import step
 from supervisor.core.session.transitions import public, transitions
 from supervisor.core.snapshot import Snapshot, Transition, Uplink
-from supervisor.core.state import LockView, Phase, TunnelState
+from supervisor.core.state import Phase, TunnelState
 from tunnels.base import AnyKind, Reason
 from tunnels.settings import Tunnel
 
@@ -125,10 +126,6 @@ def fold(
             return TunnelSetStep(replace(tunnel_set, gone=gone), changed=gone != tunnel_set.gone)
         case ev.ClockSet(tunnel=""):
             return TunnelSetStep(tunnel_set, events=tuple([ev.ClockSet(name) for name in tunnel_set.members]))
-        case ev.LockChanged():
-            locks = {**tunnel_set.locks, event.tunnel: event.lock}
-            known = replace(tunnel_set, locks=locks)
-            return replace(_of_tunnel(known, event, now, jitter, utc_offset), changed=True)
         case _:
             return _of_tunnel(tunnel_set, event, now, jitter, utc_offset)
 
@@ -140,6 +137,8 @@ def _of_tunnel(
     if member is None or _too_late(tunnel_set, event):
         return TunnelSetStep(tunnel_set)
     tunnel, before = member
+    if isinstance(event, ev.LockChanged):
+        tunnel_set = replace(tunnel_set, locks={**tunnel_set.locks, event.tunnel: event.lock})
     if isinstance(event, ev.ReconnectDue):
         event = replace(event, free=event.free and not _hindered(tunnel_set, tunnel.name))
     context = StepContext(
@@ -156,7 +155,7 @@ def _of_tunnel(
     )
     result = step(context, before, event)
     moved = transitions(context, before, result, tunnel_set.uplink)
-    changed = bool(moved) or public(before) != public(result.tunnel)
+    changed = bool(moved) or public(before) != public(result.tunnel) or isinstance(event, ev.LockChanged)
     touched = {tunnel.name} if changed else set[str]()
     after = tunnel_set.with_state(tunnel.name, result.tunnel)
     recorded = tuple([(each, after.snapshot(now)) for each in moved])
