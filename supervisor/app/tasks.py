@@ -43,5 +43,7 @@ def start_tasks(parts: Parts) -> None:
     background.start("http address", watchers.http.run)
     for name, run in parts.fleet.tasks.items() if parts.fleet is not None else ():
         background.start(name, run)
+    if parts.locks is not None:
+        background.start("locks", parts.locks.run)
     watchers.loop.start()
     background.start("loop watchdog", watchers.loop.run)

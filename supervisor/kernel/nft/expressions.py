@@ -28,7 +28,7 @@ _HOP_LIMIT = 7  # offset in an IPv6 header
 _SUM_OF_HEADER = 1  # NFT_PAYLOAD_CSUM_INET
 _NFPROTO = {4: 2, 6: 10}
 _ADDRESS = {4: (12, 16, 4), 6: (8, 24, 16)}  # offset of source and of destination, length
-_META = {"mark": 3, "iifname": 6, "oifname": 7, "nfproto": 15, "l4proto": 16}
+_META = {"mark": 3, "iifname": 6, "oifname": 7, "skgid": 11, "nfproto": 15, "l4proto": 16}
 _CT = {"state": 0, "direction": 1, "status": 2, "mark": 3}
 _CT_STATES = {"invalid": 1, "new": 8}
 _SOCKET_TRANSPARENT = _DYNSET_ADD = 0

@@ -47,7 +47,7 @@ _SINCE, _MOMENT = ", closed since ", "%Y-%m-%dT%H:%M:%SZ"  # in the comment of t
 _NFTABLES = 10  # NFNL_SUBSYS_NFTABLES, the upper byte of the type of a message
 _BEGIN, _END = 0x10, 0x11  # NFNL_MSG_BATCH_*
 _DESC_SIZE, _DESC_CONCAT, _FIELD_LENGTH = 1, 2, 1  # NFTA_SET_DESC_*, NFTA_SET_FIELD_LEN
-_INTERVAL, _MAP, _DYNAMIC, _CONCATENATED = 4, 8, 0x20, 0x80  # NFT_SET_*
+_INTERVAL, _MAP, _TIMEOUT, _DYNAMIC, _CONCATENATED = 4, 8, 0x10, 0x20, 0x80  # NFT_SET_*
 _TYPE_BITS = 6  # of each part in nft's number of a concatenated type
 _HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}  # NF_INET_*
 
@@ -132,6 +132,7 @@ def _set(described: Set, number: int) -> bytes:
     flags = (
         (_INTERVAL if described.interval else 0)
         | (_MAP if described.value else 0)
+        | (_TIMEOUT if described.timeout else 0)
         | (_DYNAMIC if described.dynamic else 0)
         | (_CONCATENATED if described.interval and len(described.key) > 1 else 0)
     )
