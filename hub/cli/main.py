@@ -12,7 +12,17 @@ from typing import Any
 import click
 
 # Command: the module in hub.cli that defines it under this name.
-COMMANDS: Mapping[str, str] = MappingProxyType({})
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "sessions": "sessions",
+        "who": "operator",
+        "history": "operator",
+        "events": "operator",
+        "end": "operator",
+        "block": "operator",
+        "nodes": "operator",
+    }
+)
 
 
 class _Loaded(UserDict[str, Any]):
