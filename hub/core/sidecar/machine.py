@@ -155,7 +155,7 @@ class SidecarMachine:
             return
         if known.phase in (ClientPhase.ASKED, ClientPhase.WAITING):
             text = "the login service is not reachable, please try again later"
-            yield from self.decided(cid, kid, _denied(EndReason.TIMEOUT, text, 5))
+            yield from self.decided(cid, kid, _denied(EndReason.TIMEOUT, text, 1))
         else:
             yield Send(_yes(known))
             yield _note("renewed without the service", known)
