@@ -8,6 +8,7 @@ from __future__ import annotations
 import ssl
 from asyncio import BaseTransport
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -22,7 +23,7 @@ class ServerTls:
         """
         self.files = tuple(path for path in (certificate, key, client_ca) if path is not None)
         self._certificate, self._key, self._client_ca = certificate, key, client_ca
-        self._subjects = frozenset(map(_canonical, subjects))
+        self._subjects = frozenset(map(canonical_subject, subjects))
         self._latest = self.context = self._load()
         self.context.sni_callback = self._choose  # is called in every handshake, be a name asked for or not
 
@@ -34,7 +35,7 @@ class ServerTls:
         """Why the client at the other end may not enter; None: it may."""
         if not self._subjects:
             return None
-        shown = _subject(transport)
+        shown = peer_subject(transport)
         return (
             None if shown in self._subjects else f"{shown or 'nobody'} is not among http.tls.client_subjects"
         )
@@ -58,7 +59,8 @@ class ServerTls:
         connection.context = self._latest
 
 
-def _canonical(subject: str) -> str:
+def canonical_subject(subject: str) -> str:
+    """The name in one spelling. ValueError."""
     from cryptography import x509  # costs a fifth of a second, and is rarely wanted
 
     try:
@@ -71,9 +73,15 @@ def _canonical(subject: str) -> str:
         ) from None
 
 
-def _subject(transport: BaseTransport | None) -> str | None:
-    from cryptography import x509
-
+def peer_subject(transport: BaseTransport | None) -> str | None:
+    """The RFC 4514 name in the certificate that the client at the other end has shown; None: it has not."""
     session = transport.get_extra_info("ssl_object") if transport is not None else None
     shown = session.getpeercert(binary_form=True) if session is not None else None
-    return x509.load_der_x509_certificate(shown).subject.rfc4514_string() if shown else None
+    return _subject(shown) if shown else None
+
+
+@lru_cache(256)
+def _subject(certificate: bytes) -> str:
+    from cryptography import x509
+
+    return x509.load_der_x509_certificate(certificate).subject.rfc4514_string()

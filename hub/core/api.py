@@ -49,10 +49,12 @@ class EndReason(StrEnum):
     UNKNOWN_PERSON = "unknown-person"
     BLOCKED = "blocked"
     WRONG_CODE = "wrong-code"
+    CHALLENGED = "challenged"  # the client comes again, with a code
     LOCKED = "locked"  # too many wrong codes
     TOO_MANY_LOGINS = "too-many-logins"
     DENIED = "denied"  # the person said no
     TIMEOUT = "timeout"  # nobody answered in time, or the client gave up
+    NOT_OURS = "not-ours"  # a client that is up and that nobody has let in
     NO_ADDRESS = "no-address"
     METHOD_UNUSABLE = "method-unusable"  # no seed, no channel, or the client cannot do it
 
@@ -217,8 +219,12 @@ class Heartbeat(FromNode):
         description="that of the last login sent before this list was made: later ones are not missed"
     )
     sessions: tuple[Identifier, ...] = Field(description="up, allowed and waiting ones")
+    waiting: frozenset[Identifier] = Field(
+        frozenset(), description="of these, those that are not up yet; they may be decided in the answer"
+    )
     ending: frozenset[Identifier] = Field(
-        frozenset(), description="of these, those whose end is under way: nobody need tell it again"
+        frozenset(),
+        description="of these, those whose end or decision is under way: nobody need tell it again",
     )
     unknown: tuple[UnknownClient, ...] = ()
     bytes: dict[Identifier, tuple[Count, Count]] = Field(
@@ -264,6 +270,9 @@ class HeartbeatAnswer(ApiDocument):
     decided: tuple[Decision, ...] = ()
     adopted: tuple[Adopted, ...] = ()
     closed: Count = Field(0, description="sessions that were open and that the heartbeat did not name")
+    unknown: tuple[Identifier, ...] = Field(
+        (), description="named sessions that are not open here: name their clients in `unknown` next time"
+    )
 
 
 # --- from a facilitator
