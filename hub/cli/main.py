@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 # Command: the module in hub.cli that defines it under this name.
-COMMANDS: Mapping[str, str] = MappingProxyType({})
+COMMANDS: Mapping[str, str] = MappingProxyType({"profile": "profile", "sidecar": "sidecar"})
 
 
 class _Loaded(UserDict[str, Any]):

@@ -7,14 +7,16 @@ import os
 import signal
 import sys
 
+from cryptography import x509
+
 from common.sd_notify import SystemdNotifier
-from hub.core.sidecar.settings import SidecarSettings
+from hub.config.sidecar import SidecarSettings
 from hub.sidecar.control import serve_control
 from hub.sidecar.directory import CONTROL, JOURNAL, DirectoryRefused, SidecarRuns, check_directory, take_lock
 from hub.sidecar.heartbeat import heartbeats
 from hub.sidecar.journal_file import JournalFile
 from hub.sidecar.log import log_json
-from hub.sidecar.service import HttpSessionService, ServiceFiles
+from hub.sidecar.service import HttpServiceLink, ServiceFiles
 from hub.sidecar.sidecar import Sidecar
 
 EXIT_RUNS = 75  # EX_TEMPFAIL: another one holds the lock
@@ -27,30 +29,46 @@ def run_sidecar(settings: SidecarSettings) -> int:
     directory = settings.management.parent
     try:
         check_directory(directory)
+        node = node_name(settings)
         lock = take_lock(directory)
     except SidecarRuns as error:
         print(f"facilitator-hub: {error}", file=sys.stderr)
         return EXIT_RUNS
-    except (DirectoryRefused, OSError) as error:
+    except (DirectoryRefused, OSError, ValueError) as error:
         print(f"facilitator-hub: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
     try:
         log_json(sys.stdout)
-        asyncio.run(_run(settings, SystemdNotifier()))
+        asyncio.run(_run(settings, node, SystemdNotifier()))
     finally:
         os.close(lock)
     return 0
 
 
-async def _run(settings: SidecarSettings, notifier: SystemdNotifier) -> None:
+def node_name(settings: SidecarSettings) -> str:
+    """The name by which the session service knows this server: the CN of our certificate, and a name after it
+    where one certificate serves several. OSError, ValueError: the certificate cannot be used.
+    """
+    path = settings.sessions.tls.certificate
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    if not names:
+        raise ValueError(f"{path}: its subject has no CN; the service knows a sidecar by that name")
+    name = str(names[0].value)
+    return f"{name}:{settings.server}" if settings.server else name
+
+
+async def _run(settings: SidecarSettings, node: str, notifier: SystemdNotifier) -> None:
     os.umask(0o077)
     ended = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, ended.set)
-    files = ServiceFiles(settings.certificate, settings.key, settings.ca)
-    service = HttpSessionService(settings.url, files, _REQUEST_SECONDS)
+    tls = settings.sessions.tls
+    service = HttpServiceLink(
+        settings.sessions.url, ServiceFiles(tls.certificate, tls.key, tls.ca), _REQUEST_SECONDS
+    )
     directory = settings.management.parent
-    sidecar = Sidecar(settings, service, JournalFile(directory / JOURNAL))
+    sidecar = Sidecar(settings, node, service, JournalFile(directory / JOURNAL))
     control = await serve_control(directory / CONTROL, sidecar)
     parts = (
         sidecar.run(),

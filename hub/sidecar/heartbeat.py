@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import structlog
 
-from hub.sidecar.service import ServiceAway, ServiceRefused, SessionService
+from hub.sidecar.service import ServiceAway, ServiceLink, ServiceRefused
 from hub.sidecar.sidecar import Sidecar
 
 _REPORTS_SECONDS = 1.0  # for reports that are under way: a heartbeat would say the same with fewer words
 _PAUSE_SECONDS = 0.1  # at least, between two heartbeats
 _RETRY_SECONDS = 1.0
+_COUNT_SECONDS = 60.0  # between two looks at the bytes of all sessions
 
 
-async def heartbeats(sidecar: Sidecar, service: SessionService, interval: float) -> None:
+async def heartbeats(sidecar: Sidecar, service: ServiceLink, interval: float) -> None:
     """For ever. The service may hold its answer back for `interval` seconds, so that it can give an order at
     any time.
     """
     log = structlog.get_logger()
+    counted = -_COUNT_SECONDS
     away = False
     while True:
         await sidecar.ready.wait()
         await sidecar.outbox.emptied(_REPORTS_SECONDS)
+        if time.monotonic() - counted >= _COUNT_SECONDS:
+            counted = time.monotonic()
+            sidecar.count()
         said = sidecar.heartbeat(interval)
         if said is None:
             continue

@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 from hub.core import api
 from hub.core.sidecar.answers import login_request
 from hub.core.sidecar.clients import AskAnswer, AskLogin
-from hub.sidecar.service import ServiceAway, ServiceRefused, SessionService
+from hub.sidecar.service import ServiceAway, ServiceLink, ServiceRefused
 
 _RETRY_SECONDS = 0.5
 
@@ -19,7 +19,7 @@ _RETRY_SECONDS = 0.5
 class LoginAsker:
     """Numbers the logins, and knows which of them have no answer yet."""
 
-    def __init__(self, node: str, service: SessionService, patience: float) -> None:
+    def __init__(self, node: str, service: ServiceLink, patience: float) -> None:
         self._node, self._service, self._patience = node, service, patience
         self._last = 0
         self._open: set[int] = set()

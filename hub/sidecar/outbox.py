@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from hub.core import api
 from hub.core.sidecar.clients import Report, ReportEnd, ReportUp
 from hub.core.sidecar.journal import UnsentReport, report_line, told_line
-from hub.sidecar.service import ServiceAway, ServiceRefused, SessionService
+from hub.sidecar.service import ServiceAway, ServiceLink, ServiceRefused
 
 _RETRY_SECONDS = 0.5
 _BATCH = 200  # ends that are told at once
@@ -20,7 +20,7 @@ class ReportOutbox:
     def __init__(
         self,
         node: str,
-        service: SessionService,
+        service: ServiceLink,
         journal: Callable[[str], None],
         refused: Callable[[str], None],
         unsent: Iterable[UnsentReport] = (),

@@ -27,7 +27,7 @@ class ServiceRefused(Exception):
     """The service does not accept the request, and will not the next time."""
 
 
-class SessionService(Protocol):
+class ServiceLink(Protocol):
     """What the sidecar asks and tells. Every method: ServiceAway, ServiceRefused."""
 
     async def login(self, request: api.LoginRequest) -> api.LoginAnswer:
@@ -67,7 +67,7 @@ class ServiceFiles:
         return context
 
 
-class HttpSessionService:
+class HttpServiceLink:
     """The service at this URL. Connections are kept; renewed certificates hold for the next one."""
 
     def __init__(self, url: str, files: ServiceFiles, timeout: float) -> None:

@@ -14,10 +14,12 @@ from typing import Any
 
 import structlog
 
+from hub.config.sidecar import SidecarSettings
 from hub.core import api
 from hub.core.openvpn import commands
 from hub.core.openvpn.clients import client_rows
 from hub.core.openvpn.messages import AddressMessage, ClientMessage, HoldMessage
+from hub.core.sidecar.answers import unknown_client
 from hub.core.sidecar.clients import (
     AskAnswer,
     AskLogin,
@@ -34,30 +36,33 @@ from hub.core.sidecar.clients import (
 )
 from hub.core.sidecar.journal import JournalContent, ServerRun, client_line, drain_line, gone_line, run_line
 from hub.core.sidecar.machine import NodeDrain, SidecarMachine
-from hub.core.sidecar.settings import SidecarSettings
 from hub.sidecar.journal_file import JournalFile
 from hub.sidecar.logins import LoginAsker
 from hub.sidecar.management import ServerConnection, ServerEvent, connect
 from hub.sidecar.outbox import ReportOutbox
-from hub.sidecar.service import SessionService
+from hub.sidecar.service import ServiceLink
 
 _CONNECT_SECONDS = 0.1  # between two tries to reach the management socket
+_NOT_UP = (ClientPhase.WAITING, ClientPhase.ALLOWED)
 
 
 class Sidecar:
     """Used from the loop only."""
 
-    def __init__(self, settings: SidecarSettings, service: SessionService, journal: JournalFile) -> None:
-        self._settings, self._journal = settings, journal
+    def __init__(
+        self, settings: SidecarSettings, node: str, service: ServiceLink, journal: JournalFile
+    ) -> None:
+        """`node`: the name by which the service knows this server. OSError: the journal cannot be written."""
+        self._settings, self._node, self._journal = settings, node, journal
         self.log = structlog.get_logger()
         found = journal.load()
         self.run_of_server = found.run
         self.machine = SidecarMachine(found.clients.values(), found.drain)
-        self.outbox = ReportOutbox(
-            settings.node, service, self._remember, self._report_refused, found.unsent.values()
-        )
-        self.asker = LoginAsker(settings.node, service, settings.login_patience)
+        self.outbox = ReportOutbox(node, service, self._remember, self._report_refused, found.unsent.values())
+        self.asker = LoginAsker(node, service, settings.login_patience)
         self.version = ""
+        self._decided: frozenset[str] = frozenset()  # by the latest heartbeat's answer
+        self._counters: dict[str, tuple[int, int]] = {}
         self.ready = asyncio.Event()  # it knows the server's clients and decides logins
         self._connection: ServerConnection | None = None
         self._early: list[ServerEvent] | None = []  # events that came before the server's run was known
@@ -139,6 +144,21 @@ class Sidecar:
 
     # --- what others want ---
 
+    def count(self) -> None:
+        """Ask the server for the bytes of each session; a later heartbeat tells them."""
+        if self.ready.is_set():
+            self._tell(commands.STATUS, self._counted)
+
+    def _counted(self, reply: Sequence[str]) -> None:
+        for row in client_rows(reply):
+            known = self.machine.clients.get(row.cid)
+            if known is not None and known.phase is ClientPhase.UP and known.session:
+                self._counters[known.session] = (row.received, row.sent)
+
+    def _take_counters(self) -> dict[str, tuple[int, int]]:
+        counters, self._counters = self._counters, {}
+        return counters
+
     def heartbeat(self, wait: float) -> tuple[api.Heartbeat, list[int]] | None:
         """What to send now, and the unknown clients that it names; None: the server is not known."""
         if self.run_of_server is None or not self.ready.is_set():
@@ -146,17 +166,17 @@ class Sidecar:
         clients = self.machine.clients.values()
         unknown = [client for client in clients if client.phase is ClientPhase.UNKNOWN]
         beat = api.Heartbeat(
-            node=self._settings.node,
+            node=self._node,
             boot=self.run_of_server.id,
             sequence=self.asker.sequence,
             sessions=tuple(client.session for client in clients if client.session),
-            ending=frozenset(client.session for client in clients if client.session and client.ending),
-            unknown=tuple(
-                api.UnknownClient.model_validate(
-                    {"client_id": each.cid, "person": each.person, "address": each.address}
-                )
-                for each in unknown
+            waiting=frozenset(
+                client.session for client in clients if client.session and client.phase in _NOT_UP
             ),
+            ending=frozenset(client.session for client in clients if client.session and client.ending)
+            | self._decided,
+            unknown=tuple(map(unknown_client, unknown)),
+            bytes=self._take_counters(),
             draining=self.machine.drain is not None,
             version=self.version,
             wait=wait,
@@ -166,6 +186,8 @@ class Sidecar:
     def take_orders(self, boot: str, asked: Sequence[int], answer: api.HeartbeatAnswer) -> None:
         """The answer to a heartbeat of this run of the server."""
         if self.run_of_server is not None and self.run_of_server.id == boot:
+            # Told once more that we act on these decisions: then the service does not repeat them.
+            self._decided = frozenset(decision.session for decision in answer.decided)
             self._perform(self.machine.orders(asked, answer))
 
     def begin_drain(self, timeout: float | None) -> int:

@@ -1,4 +1,4 @@
-"""The state machine of the sidecar against models of OpenVPN and the session service, in any order of events."""
+"""The state machine of the sidecar against models of OpenVPN and the service, in any order of events."""
 
 from __future__ import annotations
 
@@ -310,7 +310,7 @@ class ModelSession:
 
 
 @dataclass
-class World:
+class SidecarWorld:
     """OpenVPN, the service and the journal, which outlive the sidecar."""
 
     server: dict[int, ModelClient] = field(default_factory=dict)
@@ -326,7 +326,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
+        self.world = SidecarWorld()
         self.machine: SidecarMachine | None = None
         self.questions: list[tuple[int, AskLogin]] = []
         self.asked = 0
@@ -528,7 +528,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert len(addresses) == len(set(addresses))
 
     def teardown(self) -> None:
-        """With a sidecar and a service that answers, the open sessions are the server's clients in the end."""
+        """In the end, with a sidecar and a service, the open sessions are the clients of the server."""
         if self.machine is None and self.world.journal:
             self.a_sidecar_starts()
         if self.machine is None:

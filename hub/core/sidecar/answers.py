@@ -62,6 +62,19 @@ def login_request(
     )
 
 
+def unknown_client(client: ServerClient) -> api.UnknownClient:
+    """A client that is up, and whose session is to be named by the service."""
+    address, port = address_and_port(client.real)
+    return api.UnknownClient.model_validate(
+        {
+            "client_id": client.cid,
+            "person": client.person,
+            "address": client.address,
+            "client": {"address": address or "unknown", "port": port},
+        }
+    )
+
+
 def _understands(facts: ClientFacts) -> frozenset[Way]:
     ways: set[Way] = set()
     if "crtext" in facts.understands:

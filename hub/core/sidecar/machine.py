@@ -164,6 +164,7 @@ class SidecarMachine:
         """What the answer to a heartbeat asks for. `asked`: the clients that were named as unknown; one that
         the service does not adopt logs in again.
         """
+        yield from self._not_open(answer.unknown)
         for adopted in answer.adopted:
             known = self.clients.get(adopted.client_id)
             if known is not None and known.phase is ClientPhase.UNKNOWN:
@@ -181,6 +182,19 @@ class SidecarMachine:
             if known is not None and known.phase is ClientPhase.UNKNOWN:
                 yield Send(commands.reconnect(cid))
                 yield _note("sent round again", known)
+
+    def _not_open(self, sessions: Iterable[str]) -> Iterator[Effect]:
+        """The service has no such sessions (its database is an older one): it is asked whose clients these
+        are, and who only waits logs in again.
+        """
+        lost = set(sessions)
+        for client in [each for each in self.clients.values() if each.session in lost]:
+            match client.phase:
+                case ClientPhase.UP:
+                    yield from self._put(replace(client, session="", phase=ClientPhase.UNKNOWN))
+                case ClientPhase.ALLOWED | ClientPhase.WAITING:
+                    yield Send(commands.reconnect(client.cid))
+                    yield _note("sent round again", client)
 
     def end_person(self, person: str) -> Iterator[Effect]:
         """Somebody on this host wants a person's sessions to end (the service may be away)."""
