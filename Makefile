@@ -68,6 +68,7 @@ lab-programs:
 
 test-programs:
 	@.ci/packages $(LAB_PROGRAMS) $(TEST_PROGRAMS)
+	@.ci/consul >/dev/null
 
 check: $(READY) ## style, types, layers and the tests that need no root (under a minute)
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit style

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from common.constraints import CheckedBy, ReadBy
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
@@ -68,11 +68,13 @@ def _checked_pause(seconds: float) -> float:
     return seconds
 
 
-DURATION_SCHEMA = WithJsonSchema(
-    {"type": "string", "pattern": r"^\d{1,9}(\.\d{1,9})?(ms|s|m|h|d)$", "examples": ["5s", "2m", "4h"]}
+_DURATION_READ = ReadBy(
+    parse_duration,
+    {"type": "string", "pattern": r"^\d{1,9}(\.\d{1,9})?(ms|s|m|h|d)$", "examples": ["5s", "2m", "4h"]},
+    duration_text,
 )
-Seconds = Annotated[float, BeforeValidator(parse_duration), DURATION_SCHEMA]
-Pause = Annotated[float, BeforeValidator(parse_duration), AfterValidator(_checked_pause), DURATION_SCHEMA]
+Seconds = Annotated[float, _DURATION_READ]
+Pause = Annotated[float, _DURATION_READ, CheckedBy(_checked_pause)]
 
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,3})?) ?%", re.ASCII)
 
@@ -85,10 +87,16 @@ def parse_share(value: Any) -> float:
     return float(match[1]) / 100.0
 
 
-SHARE_SCHEMA = WithJsonSchema({"type": "string", "pattern": r"^\d{1,3}(\.\d{1,3})? ?%$", "examples": ["20%"]})
-Share = Annotated[float, BeforeValidator(parse_share), SHARE_SCHEMA]
-
-
 def share_text(share: float) -> str:
     """As a configuration writes it."""
     return f"{share * 100:.10g}%"
+
+
+Share = Annotated[
+    float,
+    ReadBy(
+        parse_share,
+        {"type": "string", "pattern": r"^\d{1,3}(\.\d{1,3})? ?%$", "examples": ["20%"]},
+        share_text,
+    ),
+]

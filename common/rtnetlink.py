@@ -24,6 +24,7 @@ from common.netlink import (
     NetlinkRequest,
     attribute,
     attributes,
+    native,
     text,
     text_attribute,
 )
@@ -42,7 +43,12 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_F_NODAD, _IFA_F_NOPREFIXROUTE = 0x02, 0x200
 _NEW_NEIGHBOUR, _GET_NEIGHBOUR = 28, 30
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # struct ndmsg
-_NDA_DST = 1
+_NDA_DST, _NDA_LLADDR = 1, 2
+_NUD_PERMANENT = 0x80
+_IFLA_ADDRESS, _IFLA_INFO_DATA = 1, 2
+# IFLA_VXLAN_*: of IPv4 and IPv6 the remote and the local address.
+_VXLAN_ID, _VXLAN_LEARNING, _VXLAN_PORT = 1, 7, 15
+_VXLAN_REMOTE, _VXLAN_LOCAL = {4: 2, 6: 16}, {4: 4, 6: 17}
 _IFF_UP = 0x1
 _IFF_LOWER_UP = 0x10000
 
@@ -59,6 +65,7 @@ class Link:
     carrier: bool
     kind: str  # the kernel's word, such as wireguard; empty for hardware
     alias: str
+    mtu: int = 0  # bytes; 0: not known
 
 
 def link_dump() -> NetlinkRequest:
@@ -83,6 +90,7 @@ def read_link(body: bytes) -> Link:
         bool(flags & _IFF_LOWER_UP),
         text(info.get(_IFLA_INFO_KIND)),
         text(found.get(_IFLA_IFALIAS)),
+        native(found.get(_IFLA_MTU)),
     )
 
 
@@ -90,6 +98,59 @@ def link_creation(name: str, kind: str) -> NetlinkRequest:
     """Makes an interface. EOPNOTSUPP: the kernel knows no such kind; EEXIST: the name is taken."""
     info = attribute(_IFLA_LINKINFO | NESTED, attribute(_IFLA_INFO_KIND, kind.encode()))
     return NetlinkRequest(_NEW_LINK, CREATE | EXCLUSIVE, _link() + _named(name) + info)
+
+
+@dataclass(frozen=True, slots=True)
+class Vxlan:
+    """A VXLAN interface with one remote address (RFC 7348)."""
+
+    name: str
+    identifier: int  # of the virtual network (VNI), 24 bits
+    remote: Address
+    local: Address
+    port: int  # UDP, of both ends
+    link_layer: bytes  # its own address, 6 bytes
+
+
+def vxlan_creation(vxlan: Vxlan, mtu: int) -> NetlinkRequest:
+    """Makes the interface, which learns nothing from packets. EEXIST: its name or its identifier is taken."""
+    version = vxlan.remote.version
+    data = b"".join(
+        (
+            attribute(_VXLAN_ID, struct.pack("=I", vxlan.identifier)),
+            attribute(_VXLAN_REMOTE[version], vxlan.remote.packed),
+            attribute(_VXLAN_LOCAL[version], vxlan.local.packed),
+            attribute(_VXLAN_LEARNING, b"\0"),
+            attribute(_VXLAN_PORT, struct.pack(">H", vxlan.port)),
+        )
+    )
+    info = attribute(_IFLA_INFO_KIND, b"vxlan") + attribute(_IFLA_INFO_DATA | NESTED, data)
+    head = _link() + _named(vxlan.name) + attribute(_IFLA_ADDRESS, vxlan.link_layer)
+    size = attribute(_IFLA_MTU, struct.pack("=I", mtu))
+    return NetlinkRequest(
+        _NEW_LINK, CREATE | EXCLUSIVE, head + size + attribute(_IFLA_LINKINFO | NESTED, info)
+    )
+
+
+def read_vxlan(body: bytes) -> Vxlan | None:
+    """What an answer says of a VXLAN interface with one remote address; None: it is none."""
+    found = dict(attributes(body[_LINK.size :]))
+    info = dict(attributes(found.get(_IFLA_LINKINFO, b"")))
+    if text(info.get(_IFLA_INFO_KIND)) != "vxlan":
+        return None
+    data = dict(attributes(info.get(_IFLA_INFO_DATA, b"")))
+    remote = next((data[kind] for kind in _VXLAN_REMOTE.values() if kind in data), None)
+    local = next((data[kind] for kind in _VXLAN_LOCAL.values() if kind in data), None)
+    if remote is None or local is None:
+        return None
+    return Vxlan(
+        text(found.get(_IFLA_IFNAME)),
+        native(data.get(_VXLAN_ID)),
+        ip_address(remote),
+        ip_address(local),
+        int.from_bytes(data.get(_VXLAN_PORT, b""), "big"),
+        found.get(_IFLA_ADDRESS, b""),
+    )
 
 
 def link_alias(name: str, alias: str) -> NetlinkRequest:
@@ -186,6 +247,13 @@ def read_neighbour(body: bytes) -> tuple[Address, int] | None:
     _, _, state, _, _ = _NEIGHBOUR.unpack_from(body)
     packed = dict(attributes(body[_NEIGHBOUR.size :])).get(_NDA_DST)
     return None if packed is None else (ip_address(packed), state)
+
+
+def permanent_neighbour(index: int, address: Address, link_layer: bytes) -> NetlinkRequest:
+    """Where the kernel finds a neighbour, without asking; it takes the place of what it knew."""
+    head = _NEIGHBOUR.pack(FAMILY[address.version], index, _NUD_PERMANENT, 0, 0)
+    body = attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, link_layer)
+    return NetlinkRequest(_NEW_NEIGHBOUR, CREATE | REPLACE, head + body)
 
 
 def neighbour_change(index: int, address: Address, state: int) -> NetlinkRequest:

@@ -34,6 +34,7 @@ from supervisor.delivery import Delivery, flow_jobs, probe_jobs
 from supervisor.inbox import Inbox
 from supervisor.outputs import Outputs
 from tunnels.base import AnyKind, Reason
+from tunnels.networks import IPAddress
 from tunnels.settings import Tunnel
 
 
@@ -110,7 +111,7 @@ class Engine:
         the missing ones end.
         """
         now = self._clock()
-        self._scope = scope
+        self._scope = replace(scope, denied=self._scope.denied)
         missing = self._tunnel_set.members.keys() - tunnels.keys()
         back = self._tunnel_set.leaving & tunnels.keys()
         self._tunnel_set = replace(self._tunnel_set, leaving=(self._tunnel_set.leaving - back) | missing)
@@ -176,6 +177,12 @@ class Engine:
     def remember(self, known: Mapping[str, Known]) -> None:
         """What earlier runs have learned about remote gateways, by tunnel; before the first configuration."""
         self._known = known
+
+    def deny(self, sources: tuple[IPAddress, ...]) -> None:
+        """Let these staff addresses in nowhere from now on, and end what they have under way."""
+        if sources != self._scope.denied:
+            self._scope = replace(self._scope, denied=sources)
+            self._inbox.post(ev.Noticed(""))
 
     def drain(self, until: float | None = None) -> None:
         """Take nothing new from now on; each tunnel ends when its flows are over, at the latest `until`

@@ -358,7 +358,7 @@ class Kind(Generic[TunnelT]):
     """A VPN kind: everything that the daemon must know to run it. The first seven fields are mandatory."""
 
     name: str  # value of `kind:` in the configuration
-    options: type[TunnelT]  # its settings (pydantic model)
+    options: type[TunnelT]  # its settings
     carrier: Carrier
     # what is read before each start
     inputs: Callable[[TunnelT], tuple[Input, ...]]

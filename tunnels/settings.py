@@ -1,28 +1,23 @@
-"""The settings that tunnels of all kinds have, as typed values (pydantic models). A kind adds its own in its
-package.
+"""The settings that tunnels of all kinds have, as typed values (frozen dataclasses). A kind adds its own in
+its package.
 
 Every field has a description, unit and default; the JSON Schema in `docs/` and the errors of `facilitator
-check` come from here. Nothing in this module reads a file: a `Secret` is only the name of the place where a
-secret is stored.
+check` come from here. Making a value checks nothing: what a configuration says is checked once, with
+pydantic (`supervisor.config.validation`), by the types and what stands beside them (`common.constraints`).
+Nothing in this module reads a file: a `Secret` is only the name of the place where a secret is stored.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Mapping
+from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, dataclass_transform, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    WithJsonSchema,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
-
+from common.constraints import CheckedBy, Exact, Matching, NotEmpty, ReadBy, Whole
+from common.plain import default_of, hints
 from common.quantities import Pause, Seconds, Share
 from tunnels.networks import IPNetwork
 from tunnels.targets import TargetText
@@ -52,9 +47,9 @@ def parse_network(value: Any) -> IPNetwork:
 
 Network = Annotated[
     IPNetwork,
-    BeforeValidator(parse_network),
-    WithJsonSchema(
-        {"type": "string", "pattern": r"^[0-9A-Fa-f.:]+(/\d{1,3})?$", "examples": ["10.77.0.0/24"]}
+    ReadBy(
+        parse_network,
+        {"type": "string", "pattern": r"^[0-9A-Fa-f.:]+(/\d{1,3})?$", "examples": ["10.77.0.0/24"]},
     ),
 ]
 
@@ -63,20 +58,85 @@ Network = Annotated[
 # ----------------------------------------------------------------------------------------------------------
 
 
-class Settings(BaseModel):
-    """A frozen group of settings that refuses unknown keys."""
+def setting(
+    *, default: Any = dataclasses.MISSING, default_factory: Any = dataclasses.MISSING, description: str = ""
+) -> Any:
+    """A field of a group of settings. Without a default it is required."""
+    metadata = {"description": description} if description else {}
+    return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=False,
-        validate_default=False,
-        arbitrary_types_allowed=False,
-        defer_build=True,
-    )
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting,))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A frozen group of settings that refuses unknown keys. Each class that is derived is a dataclass."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
     # True: what a tunnel says replaces the group under `defaults:`; False: it is merged into it
     whole: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+    @classmethod
+    def long_form(cls, value: Any) -> Any:
+        """What the file says in place of the group, as the group. ValueError(sentence)."""
+        return value
+
+    def check(self) -> None:
+        """Do these settings, each valid, fit together? ValueError(sentence)."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """How pydantic, which asks for it, validates the group wherever it is used (the reference)."""
+        from pydantic_core import core_schema
+
+        def checked(value: Settings) -> Settings:
+            value.check()
+            return value
+
+        schema = handler.resolve_ref_schema(handler(source))
+        reference = schema.pop("ref", None)
+        after = core_schema.no_info_after_validator_function(checked, schema)
+        return core_schema.no_info_before_validator_function(cls.long_form, after, ref=reference)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setting:
+    """What is known of one field of a group."""
+
+    annotation: Any  # its type, with the constraints
+    description: str
+    required: bool
+    default: Any  # None of one that is required
+
+    @property
+    def notation(self) -> ReadBy | None:
+        """How it is written, if that is not as its type is; of one that may be null, the part that is not."""
+        parts = (self.annotation, *get_args(self.annotation))
+        found = (each for part in parts for each in getattr(part, "__metadata__", ()))
+        return next((each for each in found if isinstance(each, ReadBy)), None)
+
+
+def settings_of(group: type[Settings]) -> Mapping[str, Setting]:
+    """The fields of a group, by name."""
+    of: Any = group
+    return _settings_of(of)
+
+
+@cache
+def _settings_of(group: Any) -> Mapping[str, Setting]:
+    types = hints(group)
+    return {
+        each.name: Setting(
+            types[each.name],
+            each.metadata.get("description", ""),
+            (default := default_of(each)) is dataclasses.MISSING,
+            None if default is dataclasses.MISSING else default,
+        )
+        for each in dataclasses.fields(group)
+    }
 
 
 class SecretError(ValueError):
@@ -90,17 +150,18 @@ class Secret(Settings):
 
     whole: ClassVar[bool] = True
 
-    file: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="name or path of the file that holds the secret"
+    file: Annotated[str, NotEmpty()] | None = setting(
+        default=None, description="name or path of the file that holds the secret"
     )
-    env: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="name of the environment variable that holds the secret"
+    env: Annotated[str, NotEmpty()] | None = setting(
+        default=None, description="name of the environment variable that holds the secret"
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _refuse_literal(cls, value: Any) -> Any:
+    def long_form(cls, value: Any) -> Any:
         """Refuse anything that may be the secret itself. The texts never repeat it."""
+        from pydantic_core import PydanticCustomError
+
         if isinstance(value, Secret):
             return value
         if not isinstance(value, dict):
@@ -114,11 +175,10 @@ class Secret(Settings):
             )
         return value
 
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
+    def check(self) -> None:
+        """It lies in one place."""
         if (self.file is None) == (self.env is None):
             raise ValueError("a secret is either {file: NAME} or {env: NAME}")
-        return self
 
 
 class Destination(Settings):
@@ -126,18 +186,18 @@ class Destination(Settings):
     mapping).
     """
 
-    network: Network = Field(description="the network at the far side")
-    presented_as: Network | None = Field(
-        None, description="what staff use instead, where two sites use the same addresses; same size"
+    network: Network = setting(description="the network at the far side")
+    presented_as: Network | None = setting(
+        default=None, description="what staff use instead, where two sites use the same addresses; same size"
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _short_form(cls, value: Any) -> Any:
+    def long_form(cls, value: Any) -> Any:
+        """A network alone may stand for it."""
         return value if isinstance(value, dict | Destination) else {"network": value}
 
-    @model_validator(mode="after")
-    def _same_size(self) -> Self:
+    def check(self) -> None:
+        """Both networks have one size."""
         if self.presented_as is not None and (
             self.presented_as.version != self.network.version
             or self.presented_as.prefixlen != self.network.prefixlen
@@ -146,7 +206,6 @@ class Destination(Settings):
                 f"presented_as {self.presented_as} must have the size of {self.network} "
                 f"(/{self.network.prefixlen})"
             )
-        return self
 
     @property
     def staff_side(self) -> IPNetwork:
@@ -157,18 +216,22 @@ class Destination(Settings):
 class Login(Settings):
     """How the facilitator proves who it is."""
 
-    username: str | None = Field(None, description="account name at the far side")
-    password: Secret | None = Field(None, description="where the password lies")
-    totp: Secret | None = Field(
-        None, description="where the base32 seed or otpauth:// address of the one-time codes lies"
+    username: str | None = setting(default=None, description="account name at the far side")
+    password: Secret | None = setting(default=None, description="where the password lies")
+    totp: Secret | None = setting(
+        default=None, description="where the base32 seed or otpauth:// address of the one-time codes lies"
     )
-    append_code: bool = Field(False, description="the one-time code follows the password in the same field")
-    max_attempts: Annotated[int, Field(strict=True, ge=1, le=10)] = Field(
-        3, description="rejected logins in a row before the tunnel waits for a human"
+    append_code: bool = setting(
+        default=False, description="the one-time code follows the password in the same field"
     )
-    pause: Pause = Field(60.0, description="after the n-th rejected login in a row, this pause n times")
-    reconnect_on_change: bool = Field(
-        False, description="log in anew when a secret changes while the tunnel is up"
+    max_attempts: Annotated[int, Whole(1, 10)] = setting(
+        default=3, description="rejected logins in a row before the tunnel waits for a human"
+    )
+    pause: Pause = setting(
+        default=60.0, description="after the n-th rejected login in a row, this pause n times"
+    )
+    reconnect_on_change: bool = setting(
+        default=False, description="log in anew when a secret changes while the tunnel is up"
     )
 
 
@@ -177,27 +240,29 @@ class Degraded(Settings):
     over the last 24 probe rounds.
     """
 
-    loss: Share | None = Field(0.2, description="part of the rounds without an answer; null: never")
-    rtt: Pause | None = Field(None, description="time that half of the answers take longer than; null: never")
+    loss: Share | None = setting(default=0.2, description="part of the rounds without an answer; null: never")
+    rtt: Pause | None = setting(
+        default=None, description="time that half of the answers take longer than; null: never"
+    )
 
 
 class Probe(Settings):
     """What proves that traffic passes: any one target that answers."""
 
-    targets: tuple[TargetText, ...] = Field(
-        (), description="tcp://ADDRESS:PORT, icmp://ADDRESS or http://ADDRESS[:PORT][/PATH]"
+    targets: tuple[TargetText, ...] = setting(
+        default=(), description="tcp://ADDRESS:PORT, icmp://ADDRESS or http://ADDRESS[:PORT][/PATH]"
     )
-    interval: Pause = Field(5.0, description="time between rounds while all is well")
-    timeout: Pause = Field(
-        2.0, description="how long one round waits for an answer; also the pause after a missed round"
+    interval: Pause = setting(default=5.0, description="time between rounds while all is well")
+    timeout: Pause = setting(
+        default=2.0, description="how long one round waits for an answer; also the pause after a missed round"
     )
-    traffic: bool = Field(
-        True,
+    traffic: bool = setting(
+        default=True,
         description="packets that come back to staff count as an answered probe, so that a silent target alone "
         "ends no session; false: only targets count",
     )
-    degraded: Degraded = Field(
-        default_factory=Degraded, description="when a tunnel that works is called degraded"
+    degraded: Degraded = setting(
+        default=Degraded(), description="when a tunnel that works is called degraded"
     )
 
 
@@ -213,25 +278,25 @@ def _checked_window(value: str) -> str:
     return value
 
 
-_Window = Annotated[
-    str, AfterValidator(_checked_window), WithJsonSchema({"type": "string", "pattern": f"^{_HOUR}-{_HOUR}$"})
-]
+_Window = Annotated[str, CheckedBy(_checked_window, {"type": "string", "pattern": f"^{_HOUR}-{_HOUR}$"})]
 
 
 class Planned(Settings):
     """Reconnect before the far side cuts the session."""
 
-    every: Pause = Field(description="how long the far side lets a session live")
-    before: Seconds = Field(600.0, description="how long before that another session takes its place")
-    window: _Window | None = Field(
-        None, description="local time of day to prefer, as 02:00-05:00, in the second half of a session"
+    every: Pause = setting(description="how long the far side lets a session live")
+    before: Seconds = setting(
+        default=600.0, description="how long before that another session takes its place"
+    )
+    window: _Window | None = setting(
+        default=None,
+        description="local time of day to prefer, as 02:00-05:00, in the second half of a session",
     )
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def check(self) -> None:
+        """There is a time between two sessions."""
         if self.before >= self.every:
             raise ValueError(f"before ({self.before:g}s) must be shorter than every ({self.every:g}s)")
-        return self
 
 
 class Reconnect(Settings):
@@ -239,42 +304,44 @@ class Reconnect(Settings):
     and `max`; within `unreachable` as long as nothing answers.
     """
 
-    first: Pause = Field(1.0, description="shortest pause before a retry")
-    max: Pause = Field(120.0, description="longest pause before a retry")
-    unreachable: Pause = Field(
-        5.0,
+    first: Pause = setting(default=1.0, description="shortest pause before a retry")
+    max: Pause = setting(default=120.0, description="longest pause before a retry")
+    unreachable: Pause = setting(
+        default=5.0,
         description="longest pause after an attempt that no packet of the remote gateway has answered; it does not "
         "grow",
     )
-    stable_after: Seconds = Field(
-        60.0, description="health for this long makes a session stable and forgets earlier failures"
+    stable_after: Seconds = setting(
+        default=60.0, description="health for this long makes a session stable and forgets earlier failures"
     )
-    planned: Planned | None = Field(
-        None,
+    planned: Planned | None = setting(
+        default=None,
         description="reconnect ahead of the far side's session limit; without it, of one that it "
         "announces or has shown",
     )
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def check(self) -> None:
+        """The pauses are ordered."""
         if self.max < self.first:
             raise ValueError(f"max ({self.max:g}s) is shorter than first ({self.first:g}s)")
-        return self
 
 
 class AlertSettings(Settings):
     """When a human is called."""
 
-    after: Seconds = Field(
-        180.0, description="how long the tunnel must be down or unhealthy before an incident is opened"
+    after: Seconds = setting(
+        default=180.0,
+        description="how long the tunnel must be down or unhealthy before an incident is opened",
     )
-    clear_after: Seconds = Field(
-        120.0, description="how long it must be well before the incident is resolved"
+    clear_after: Seconds = setting(
+        default=120.0, description="how long it must be well before the incident is resolved"
     )
-    severity: Literal["critical", "error", "warning", "info"] = Field(
-        "critical", description="PagerDuty severity"
+    severity: Literal["critical", "error", "warning", "info"] = setting(
+        default="critical", description="PagerDuty severity"
     )
-    routing_key: Secret | None = Field(None, description="another PagerDuty service for this tunnel")
+    routing_key: Secret | None = setting(
+        default=None, description="another PagerDuty service for this tunnel"
+    )
 
 
 def _checked_argv(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -285,18 +352,23 @@ def _checked_argv(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-_Argv = Annotated[tuple[str, ...], AfterValidator(_checked_argv)]
+_Argv = Annotated[tuple[str, ...], CheckedBy(_checked_argv)]
 
 
 class Hooks(Settings):
     """Programs of yours that are run when a tunnel changes: without a shell, as an unprivileged user."""
 
-    up: _Argv | None = Field(None, description="program and arguments, run when the tunnel has come up")
-    down: _Argv | None = Field(None, description="the same when it is not up any more, or is unhealthy")
-    changed: _Argv | None = Field(
-        None, description="the same after every transition, also after those that `up` and `down` are for"
+    up: _Argv | None = setting(
+        default=None, description="program and arguments, run when the tunnel has come up"
     )
-    timeout: Pause = Field(30.0, description="a hook that runs longer is killed, and has failed")
+    down: _Argv | None = setting(
+        default=None, description="the same when it is not up any more, or is unhealthy"
+    )
+    changed: _Argv | None = setting(
+        default=None,
+        description="the same after every transition, also after those that `up` and `down` are for",
+    )
+    timeout: Pause = setting(default=30.0, description="a hook that runs longer is killed, and has failed")
 
 
 _PORTS = re.compile(r"(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
@@ -327,14 +399,14 @@ def _checked_ports(value: str) -> str:
 class Allowance(Settings):
     """One staff segment that may enter the tunnel, optionally only to some ports."""
 
-    segment: str = Field(description="a name under staff.segments")
-    ports: tuple[Annotated[str, AfterValidator(_checked_ports)], ...] | None = Field(
-        None, description="such as tcp/443; absent means all"
+    segment: str = setting(description="a name under staff.segments")
+    ports: tuple[Annotated[str, CheckedBy(_checked_ports)], ...] | None = setting(
+        default=None, description="such as tcp/443; absent means all"
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _short_form(cls, value: Any) -> Any:
+    def long_form(cls, value: Any) -> Any:
+        """The name of a segment alone may stand for it."""
         return value if isinstance(value, dict | Allowance) else {"segment": value}
 
 
@@ -354,36 +426,37 @@ def _checked_device(value: str) -> str:
 class Tunnel(Settings):
     """One configured tunnel: the settings common to all kinds. A kind adds its own."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,30}$", description="the key under tunnels:")
-    kind: str = Field(description="which VPN client runs it")
-    description: Annotated[str, AfterValidator(clean)] = Field(
-        "", description="for people: shown in status and incidents"
+    name: Annotated[str, Matching(r"^[a-z][a-z0-9-]{0,30}$")] = setting(description="the key under tunnels:")
+    kind: str = setting(description="which VPN client runs it")
+    description: Annotated[str, CheckedBy(clean)] = setting(
+        default="", description="for people: shown in status and incidents"
     )
-    destinations: tuple[Destination, ...] = Field(
-        min_length=1, description="the networks that this tunnel carries"
+    destinations: Annotated[tuple[Destination, ...], NotEmpty()] = setting(
+        description="the networks that this tunnel carries"
     )
-    priority: Annotated[int, Field(strict=True, ge=0, le=65535)] = Field(
-        100, description="of two tunnels to one destination the healthy one with the lowest number carries it"
+    priority: Annotated[int, Whole(0, 65535)] = setting(
+        default=100,
+        description="of two tunnels to one destination the healthy one with the lowest number carries it",
     )
-    login: Login = Field(default_factory=Login)
-    probe: Probe = Field(default_factory=Probe)
-    reconnect: Reconnect = Field(default_factory=Reconnect)
-    alert: AlertSettings = Field(default_factory=AlertSettings)
-    hooks: Hooks = Field(default_factory=Hooks)
-    exclusive: Annotated[bool, Field(strict=True)] = Field(
-        False, description="one session per account in the whole fleet; needs fleet.lock"
+    login: Login = setting(default=Login())
+    probe: Probe = setting(default=Probe())
+    reconnect: Reconnect = setting(default=Reconnect())
+    alert: AlertSettings = setting(default=AlertSettings())
+    hooks: Hooks = setting(default=Hooks())
+    exclusive: Annotated[bool, Exact()] = setting(
+        default=False, description="one session per account in the whole fleet; needs fleet.lock"
     )
-    without_lock: Literal["end", "keep"] = Field(
-        "end",
+    without_lock: Literal["end", "keep"] = setting(
+        default="end",
         description="what an exclusive tunnel does when the lock engine is away: end before another member "
         "may log in, or keep the session",
     )
-    allow: tuple[Allowance, ...] | None = Field(
-        None, description="which staff segments may enter; absent means everybody"
+    allow: tuple[Allowance, ...] | None = setting(
+        default=None, description="which staff segments may enter; absent means everybody"
     )
-    device: Annotated[str, AfterValidator(_checked_device)] | None = Field(
-        None, description="name of the tunnel's network device"
+    device: Annotated[str, CheckedBy(_checked_device)] | None = setting(
+        default=None, description="name of the tunnel's network device"
     )
-    mtu: Annotated[int, Field(strict=True, ge=576, le=9000)] | None = Field(
-        None, description="largest packet in bytes that fits into the tunnel"
+    mtu: Annotated[int, Whole(576, 9000)] | None = setting(
+        default=None, description="largest packet in bytes that fits into the tunnel"
     )

@@ -6,7 +6,7 @@ import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, NamedTuple
 
-from pydantic import AfterValidator, WithJsonSchema
+from common.constraints import CheckedBy
 
 
 class Target(NamedTuple):
@@ -73,8 +73,7 @@ def _valid(value: str) -> str:
 
 TargetText = Annotated[
     str,
-    AfterValidator(_valid),
-    WithJsonSchema(
-        {"type": "string", "pattern": "^(tcp|icmp|http)://", "examples": ["tcp://10.77.0.10:443"]}
+    CheckedBy(
+        _valid, {"type": "string", "pattern": "^(tcp|icmp|http)://", "examples": ["tcp://10.77.0.10:443"]}
     ),
 ]

@@ -23,6 +23,7 @@ _WANTED: Mapping[str, str] = MappingProxyType(
         "list": "a list",
         "frozen": "a list",
         "set": "a list",
+        "dataclass": "a group of settings",
         "model": "a group of settings",
         "dict": "a group of settings",
         "mapping": "a group of settings",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, PlainValidator, WithJsonSchema
+from common.constraints import CheckedBy, ReadBy
 
 _SIZE = re.compile(r"(\d{1,9})(B|kB|MB|GB|KiB|MiB|GiB)", re.ASCII)
 _SIZES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -131,24 +131,16 @@ def _not_empty(value: Path) -> Path:
     return value
 
 
-_PATH_SCHEMA = WithJsonSchema({"type": "string", "minLength": 1})
-File = Annotated[Path, AfterValidator(_not_empty), _PATH_SCHEMA]
-Directory = Annotated[Path, AfterValidator(_absolute), WithJsonSchema({"type": "string", "pattern": "^/"})]
-ShortDirectory = Annotated[
-    Path,
-    AfterValidator(_absolute),
-    AfterValidator(_short),
-    WithJsonSchema({"type": "string", "pattern": "^/"}),
+File = Annotated[Path, CheckedBy(_not_empty, {"type": "string", "minLength": 1})]
+Directory = Annotated[Path, CheckedBy(_absolute, {"type": "string", "pattern": "^/"})]
+ShortDirectory = Annotated[Path, CheckedBy(_absolute), CheckedBy(_short, {"type": "string", "pattern": "^/"})]
+Url = Annotated[str, CheckedBy(_url, {"type": "string", "pattern": "^https?://"})]
+Name = Annotated[str, CheckedBy(_name, {"type": "string", "pattern": f"^{_NAME.pattern}$"})]
+Subject = Annotated[str, CheckedBy(_subject, {"type": "string", "pattern": "="})]
+Size = Annotated[
+    int,
+    ReadBy(parse_size, {"type": "string", "pattern": f"^{_SIZE.pattern}$", "examples": ["100MB"]}, size_text),
 ]
-Url = Annotated[str, AfterValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
-Name = Annotated[
-    str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})
-]
-Subject = Annotated[str, AfterValidator(_subject), WithJsonSchema({"type": "string", "pattern": "="})]
-SIZE_SCHEMA = WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$", "examples": ["100MB"]})
-Size = Annotated[int, PlainValidator(parse_size), SIZE_SCHEMA]
 ListenText = Annotated[
-    Listen,
-    PlainValidator(parse_listen),
-    WithJsonSchema({"type": "string", "pattern": r":\d{1,5}$", "examples": ["127.0.0.1:9464"]}),
+    Listen, ReadBy(parse_listen, {"type": "string", "pattern": r":\d{1,5}$", "examples": ["127.0.0.1:9464"]})
 ]

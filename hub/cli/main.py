@@ -12,7 +12,19 @@ from typing import Any
 import click
 
 # Command: the module in hub.cli that defines it under this name.
-COMMANDS: Mapping[str, str] = MappingProxyType({"profile": "profile", "sidecar": "sidecar"})
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "profile": "profile",
+        "sessions": "sessions",
+        "sidecar": "sidecar",
+        "who": "operator",
+        "history": "operator",
+        "events": "operator",
+        "end": "operator",
+        "block": "operator",
+        "nodes": "operator",
+    }
+)
 
 
 class _Loaded(UserDict[str, Any]):

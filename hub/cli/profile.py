@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from hub.cli.files import EXIT_FAILED, config_option, give_up, read_section
+from hub.cli.configuration import FAILED, config_option, settings_of, stop
 from hub.config.sidecar import ProfileSettings
 from hub.core.openvpn.profile import ClientProfile, profile_problems, profile_text
 
@@ -24,13 +24,13 @@ def profile(person: str, codes: bool, output: Path | None, config: Path) -> None
     """Write the client profile (.ovpn) of PERSON, with certificate and key inside."""
     if not _PERSON.fullmatch(person):
         raise click.BadParameter(f"{person!r} cannot be the name of a certificate's file")
-    settings = read_section(config, "profile", ProfileSettings)
+    settings = settings_of(config, "profile", ProfileSettings)
     try:
         made = _profile(settings, person, codes)
     except OSError as error:
-        give_up(EXIT_FAILED, f"{error.filename}: {error.strerror}")
+        stop(f"{error.filename}: {error.strerror}", FAILED)
     except UnicodeDecodeError:
-        give_up(EXIT_FAILED, f"the certificate or key of {person} is not a PEM file")
+        stop(f"the certificate or key of {person} is not a PEM file", FAILED)
     for problem in profile_problems(made):
         click.echo(f"facilitator-hub: the profile of {person}: {problem}", err=True)
     if output is None:
@@ -41,7 +41,7 @@ def profile(person: str, codes: bool, output: Path | None, config: Path) -> None
         output.chmod(0o600)
         output.write_text(profile_text(made))
     except OSError as error:
-        give_up(EXIT_FAILED, f"{output}: {error.strerror}")
+        stop(f"{output}: {error.strerror}", FAILED)
 
 
 def _profile(settings: ProfileSettings, person: str, codes: bool) -> ClientProfile:

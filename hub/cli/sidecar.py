@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from common.quantities import duration_text, parse_duration
-from hub.cli.files import EXIT_FAILED, config_option, give_up, read_section
+from hub.cli.configuration import FAILED, config_option, settings_of, stop
+from hub.cli.logging import configure_log
 from hub.config.sidecar import SidecarSettings
 
 
@@ -22,8 +23,9 @@ def sidecar(context: click.Context, config: Path) -> None:
 
     Sessions do not need it: it may end, crash and be replaced while they go on.
     """
-    context.obj = read_section(config, "sidecar", SidecarSettings)
+    context.obj = settings_of(config, "sidecar", SidecarSettings)
     if context.invoked_subcommand is None:
+        configure_log()
         from hub.sidecar.daemon import run_sidecar
 
         sys.exit(run_sidecar(context.obj))
@@ -74,4 +76,4 @@ def _ask(settings: SidecarSettings, request: dict[str, Any]) -> dict[str, Any]:
     try:
         return ask_sidecar(settings.management.parent / CONTROL, request)
     except ControlFailed as error:
-        give_up(EXIT_FAILED, str(error))
+        stop(str(error), FAILED)

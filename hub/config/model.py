@@ -29,7 +29,7 @@ class ServiceTls(HubSettings):
     )
 
 
-class ClientTls(HubSettings):
+class ServiceClientTls(HubSettings):
     """The certificate that we show to the service."""
 
     certificate: File = Field(description="PEM file with our certificate chain")
@@ -119,7 +119,7 @@ class Pages(HubSettings):
 class SessionsSettings(HubSettings):
     """The session service."""
 
-    listen: ListenText = Field(Listen("::", 8443), description="HOST:PORT of the API")
+    listen: ListenText = Field(description="HOST:PORT of the API, such as 0.0.0.0:8443")
     http: ListenText = Field(
         Listen("127.0.0.1", 9465), description="metrics, health and the status page, without TLS"
     )
@@ -146,7 +146,7 @@ class AdminSettings(HubSettings):
     """How the operator's commands reach the service."""
 
     url: Url
-    tls: ClientTls
+    tls: ServiceClientTls
 
 
 def _day(value: Any) -> Any:

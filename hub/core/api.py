@@ -174,7 +174,10 @@ class Waiting(ApiDocument):
     link: str | None = Field(
         None, description="secret; for `WEB_AUTH::LINK`, if the person's own client shall open it"
     )
-    text: str = Field("", description="for the person, such as the number to match")
+    text: str = Field(
+        "",
+        description="with the number to match, for `CR_TEXT::TEXT` (no R: nothing is typed); empty: show nothing",
+    )
 
 
 LoginAnswer = Annotated[Allowed | Denied | Challenged | Waiting, Field(discriminator="decision")]

@@ -83,7 +83,7 @@ class Logins:
         if person.method is Method.TOTP:
             return self._code(records, row, person, request)
         if person.method is Method.NOTIFICATION and self.rules.approval_seconds is not None:
-            return self._notify(records, row, self.rules.approval_seconds)
+            return self._notify(records, row, self.rules.approval_seconds, "crtext" in request.understands)
         return _refuse(records, row, EndReason.METHOD_UNUSABLE, _NOT_SET_UP)
 
     def typed(self, records: Records, answer: api.ChallengeAnswer) -> api.LoginAnswer:
@@ -206,7 +206,8 @@ class Logins:
             return None
         return EndReason.LOCKED if after.locked_until > records.now else EndReason.WRONG_CODE
 
-    def _notify(self, records: Records, row: StaffSession, seconds: int) -> api.LoginAnswer:
+    def _notify(self, records: Records, row: StaffSession, seconds: int, shows_text: bool) -> api.LoginAnswer:
+        """A number to match is for clients that can show one."""
         if any(each.state is StaffSessionState.PENDING for each in records.open_of(row.person)):
             return _refuse(
                 records, row, EndReason.TOO_MANY_LOGINS, "another login of yours waits for your approval"
@@ -214,12 +215,12 @@ class Logins:
         waiting = moved(row, Happening.WAITS, records.now)
         assert waiting is not None
         saved = records.save(replace(waiting, until=records.now + seconds), "approval asked")
-        ask = Ask(secrets.token_urlsafe(32), str(secrets.randbelow(90) + 10), saved)
+        number = str(secrets.randbelow(90) + 10) if shows_text else ""
+        ask = Ask(secrets.token_urlsafe(32), number, saved)
         records.add_approval(ask.token, saved, ask.number)
         self.asks.append(ask)
-        return api.Waiting(
-            session=saved.id, timeout=seconds, text=f"Approve the login with the number {ask.number}"
-        )
+        text = f"Approve the login with the number {number}" if number else ""
+        return api.Waiting(session=saved.id, timeout=seconds, text=text)
 
     def _allow(self, records: Records, row: StaffSession, person: Person) -> api.LoginAnswer:
         if row.method is not Method.CERTIFICATE:

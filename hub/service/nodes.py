@@ -86,7 +86,8 @@ def heartbeat(records: Records, logins: Logins, message: api.Heartbeat) -> api.H
 
 def orders(records: Records, logins: Logins, message: api.Heartbeat) -> api.HeartbeatAnswer:
     """What the node shall do and is not doing yet."""
-    todo = [row for row in records.to_do(message.node) if row.id not in message.ending]
+    waiting = (row for row in records.to_do(message.node) if row.boot == message.boot)
+    todo = [row for row in waiting if row.id not in message.ending]
     end = tuple(
         api.EndOrder(
             session=row.id, client_id=row.client_id, person=row.person,

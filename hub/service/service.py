@@ -40,6 +40,7 @@ class SessionService:
         self.changes = Changes()
         self.followers = Followers(time.monotonic)
         self._database, self._ask, self._now = database, ask, now
+        self._seen = 0  # the newest revision that was looked at
         self._silent_seconds = heartbeat_seconds * _SILENT_HEARTBEATS
 
     # --- sidecars
@@ -187,11 +188,10 @@ class SessionService:
         """Decide a login by its link, which is used up by that; None: nothing was decided."""
 
         def work(records: Records, logins: Logins) -> StaffSession | None:
-            link = records.approval(token)
-            if link is None or (yes and link["number"] != number):
+            link = records.use_approval(token)
+            if link is None:
                 return None
-            records.use_approval(token)
-            return logins.approve(records, link["session"], yes)
+            return logins.approve(records, link["session"], yes and link["number"] == number)
 
         return await self._write(work)
 
@@ -200,6 +200,13 @@ class SessionService:
     async def sweep(self) -> None:
         """Ask for the end of what is overdue, and of people who have no access any more."""
         await self._write(nodes.sweep)
+
+    async def look_for_others(self) -> None:
+        """Wake everybody who waits, if another process has written."""
+        revision = await self._read(lambda records, _: records.revision())
+        if revision != self._seen:
+            self._seen = revision
+            self.changes.tell_all()
 
     async def forget(self, retention_seconds: float) -> None:
         """Delete what is older."""

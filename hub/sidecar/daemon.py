@@ -15,7 +15,6 @@ from hub.sidecar.control import serve_control
 from hub.sidecar.directory import CONTROL, JOURNAL, DirectoryRefused, SidecarRuns, check_directory, take_lock
 from hub.sidecar.heartbeat import heartbeats
 from hub.sidecar.journal_file import JournalFile
-from hub.sidecar.log import log_json
 from hub.sidecar.service import HttpServiceLink, ServiceFiles
 from hub.sidecar.sidecar import Sidecar
 
@@ -38,7 +37,6 @@ def run_sidecar(settings: SidecarSettings) -> int:
         print(f"facilitator-hub: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
     try:
-        log_json(sys.stdout)
         asyncio.run(_run(settings, node, SystemdNotifier()))
     finally:
         os.close(lock)

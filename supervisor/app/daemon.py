@@ -164,6 +164,8 @@ class Daemon:
         parts.watchers.client_files.set(config.tunnels)
         parts.watchers.client_files.watch(self._usable)
         self._take_over(config, restart)
+        if parts.fleet is not None:
+            parts.fleet.begin()
         if self._start.errors:
             self._refused(self._start.errors)
         else:
@@ -202,7 +204,8 @@ class Daemon:
                     "clients stay in the daemon's control group: whoever kills that ends them",
                     why=group.unavailable,
                 )
-            await parts.data_plane.network.start(first_plan(config, parts.kinds, left.memory))
+            denied = () if parts.fleet is None else parts.fleet.denied
+            await parts.data_plane.network.start(first_plan(config, parts.kinds, left.memory, denied))
             parts.data_plane.runner.start()
             taken = left.take_up(config, parts.data_plane.runner)
         except KernelError as error:
@@ -261,7 +264,7 @@ class Daemon:
         parts.engine.configure(
             scope(parts.identity.facilitator, config),
             config.tunnels,
-            held=parts.stores.stopped.names,
+            held=parts.stores.stopped.names if parts.fleet is None else parts.fleet.held,
             restart=restart,
         )
         parts.reports.hooks.set(parts.engine.snapshot)

@@ -1,4 +1,4 @@
-"""What other parts of the daemon read from the engine, although they are made before it.
+"""What other parts of the daemon read from the engine, or demand of it, although they are made before it.
 
 The engine is made last, because it drives all others (`supervisor.outputs`). Some of these need to know its
 plan, its snapshot or a tunnel's lane: they get this view, which `supervisor.app.wiring.build` completes at
@@ -7,10 +7,12 @@ its end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.snapshot import Snapshot
+from tunnels.networks import IPAddress
 from tunnels.settings import Tunnel
 
 
@@ -35,6 +37,19 @@ class ReadableEngine(Protocol):
         """lane = fwmark = ct mark = routing table of a slot; None: there is no such tunnel."""
 
 
+class DemandableEngine(ReadableEngine, Protocol):
+    """The part of it that a fleet needs besides."""
+
+    def deny(self, sources: tuple[IPAddress, ...]) -> None:
+        """Let these staff addresses in nowhere from now on, and end what they have under way."""
+
+    def drained_by(self) -> float:
+        """The moment (monotonic seconds) at which a drain that begins now is over at the latest."""
+
+    async def wait_for(self, condition: Callable[[Snapshot], bool]) -> None:
+        """Return as soon as the snapshot satisfies the condition."""
+
+
 STALLED_SECONDS = 10.0  # how late the engine may be before /healthz fails and no watchdog is fed
 
 
@@ -45,17 +60,17 @@ def stalled(engine: ReadableEngine) -> str | None:
 
 
 class EngineView:
-    """A `ReadableEngine`. Nothing may be read before `complete`: nothing runs before that either."""
+    """A `DemandableEngine`. Nothing may be read before `complete`: nothing runs before that either."""
 
     def __init__(self) -> None:
-        self._engine: ReadableEngine | None = None
+        self._engine: DemandableEngine | None = None
 
-    def complete(self, engine: ReadableEngine) -> None:
+    def complete(self, engine: DemandableEngine) -> None:
         """From now on everything is read from this engine."""
         self._engine = engine
 
     @property
-    def _complete(self) -> ReadableEngine:
+    def _complete(self) -> DemandableEngine:
         assert self._engine is not None, "read from the engine before it was made"
         return self._engine
 
@@ -80,3 +95,15 @@ class EngineView:
     def lane(self, tunnel: str, slot: int) -> int | None:
         """See `ReadableEngine`."""
         return self._complete.lane(tunnel, slot)
+
+    def deny(self, sources: tuple[IPAddress, ...]) -> None:
+        """See `DemandableEngine`."""
+        self._complete.deny(sources)
+
+    def drained_by(self) -> float:
+        """See `DemandableEngine`."""
+        return self._complete.drained_by()
+
+    async def wait_for(self, condition: Callable[[Snapshot], bool]) -> None:
+        """See `DemandableEngine`."""
+        await self._complete.wait_for(condition)

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from supervisor.config import Config
 from supervisor.core.network.compose import Scope, compose
 from supervisor.core.network.failover import recalled
 from supervisor.core.network.plan import NetworkPlan, assign_lanes
+from supervisor.core.network.second_hop import Member
 from supervisor.core.session.record import PreviousRun, found
 from tunnels.base import AnyKind
+from tunnels.networks import IPAddress
 
 
 def first_plan(
-    config: Config, kinds: Mapping[str, AnyKind], memory: PreviousRun | None = None
+    config: Config,
+    kinds: Mapping[str, AnyKind],
+    memory: PreviousRun | None = None,
+    denied: tuple[IPAddress, ...] = (),
 ) -> NetworkPlan:
     """What the kernel should hold for this configuration before any client is started. What still runs stays
-    as it was.
+    as it was. `denied`: staff addresses that orders of the fleet keep out.
     """
     tunnels, known = config.tunnels, memory or PreviousRun()
     snapshot = found(tunnels, known, time.monotonic())
     lanes = assign_lanes(list(tunnels), known.lanes)
     carriers = recalled(list(tunnels.values()), known.carries)
-    return compose(scope("", config), snapshot, lanes, kinds, carriers).plan
+    common = replace(scope("", config), denied=denied)
+    return compose(common, snapshot, lanes, kinds, carriers).plan
 
 
 def scope(facilitator: str, config: Config) -> Scope:
@@ -36,4 +43,26 @@ def scope(facilitator: str, config: Config) -> Scope:
         drain.timeout,
         drain.idle,
         config.audit is not None,
+        members(config),
     )
+
+
+def members(config: Config) -> tuple[Member, ...]:
+    """The other members of the fleet, to which connections are handed over."""
+    fleet, name = config.fleet, config.facilitator.name
+    if fleet is None or fleet.handover.via == "none":
+        return ()
+    port = fleet.handover.port if fleet.handover.via == "vxlan" else 0
+    own = fleet.members.get(name) if name is not None else None
+    local = None if own is None else own.address
+    return tuple(
+        [
+            Member(other, each.address, _same_version(local, each.address), port)
+            for other, each in fleet.members.items()
+            if other != name
+        ]
+    )
+
+
+def _same_version(address: IPAddress | None, other: IPAddress) -> IPAddress | None:
+    return address if address is not None and address.version == other.version else None

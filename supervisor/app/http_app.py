@@ -60,5 +60,6 @@ def http_api(
         on_drain=drain,
         on_upgrade=upgrade,
         on_hand_over=hand_over,
+        membership=parts.fleet,
     )
     return HTTPApi(daemon)

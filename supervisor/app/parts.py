@@ -9,6 +9,7 @@ from common.sd_notify import SystemdNotifier
 from supervisor.app.api.status_page_model import StatusPageModel
 from supervisor.app.closing import Closing
 from supervisor.app.files import Files
+from supervisor.app.fleet.membership import Membership
 from supervisor.app.preflight.host_watch import HostWatch
 from supervisor.app.stores.last_configuration import LastConfiguration
 from supervisor.app.stores.last_end import LastEnd
@@ -107,3 +108,4 @@ class Parts:
     reports: Reports
     watchers: Watchers
     engine: Engine
+    fleet: Membership | None  # None: it is no member of a fleet

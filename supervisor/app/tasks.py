@@ -13,6 +13,7 @@ from supervisor.app.watchers.idle import IdleWatch
 from supervisor.app.watchers.loop_watchdog import feed
 from supervisor.app.watchers.source_addresses import SourceAddressWatch
 from supervisor.kernel.uplink import UplinkWatch
+from supervisor.probes.members import MemberWatch
 from supervisor.reports.metrics import loop_lag
 
 
@@ -34,10 +35,13 @@ def start_tasks(parts: Parts) -> None:
     background.start("uplink", UplinkWatch(post).run)
     sources = parts.data_plane.runner.local_addresses
     background.start("source addresses", SourceAddressWatch(lambda: engine.snapshot, sources, post).run)
+    background.start("members", MemberWatch(lambda: engine.plan, post).run)
     missed = parts.data_plane.prober.missed
     background.start("endpoints", EndpointWatch(lambda: engine.snapshot, parts.kinds, post, missed).run)
     background.start("status page samples", reports.page_model.run)
     background.start("host watch", watchers.host.run)
     background.start("http address", watchers.http.run)
+    for name, run in parts.fleet.tasks.items() if parts.fleet is not None else ():
+        background.start(name, run)
     watchers.loop.start()
     background.start("loop watchdog", watchers.loop.run)

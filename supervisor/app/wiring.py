@@ -26,6 +26,8 @@ from supervisor.app.closing import Closing
 from supervisor.app.deferred_runner import DeferredRunner
 from supervisor.app.engine_view import EngineView, stalled
 from supervisor.app.files import Files
+from supervisor.app.fleet.building import MembershipInputs, membership
+from supervisor.app.fleet.membership import Membership
 from supervisor.app.owner import Owner
 from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
 from supervisor.app.preflight.host_watch import HostWatch
@@ -137,13 +139,14 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     host = HostWatch(view, kinds, inbox.post, files)
     data_plane = _data_plane(base, host, inputs.owner, {} if handover is None else handover.kept)
     watchers = _watchers(base, host, inputs.path)
-    reports = _reports(base, data_plane, watchers.certificates, history, auditing, inputs.log_dropped)
     stores = _stores(base, watchers.inputs, inputs.path, last_end)
+    fleet = _membership(base, data_plane, stores)
+    reports = _reports(base, data_plane, watchers.certificates, history, auditing, inputs.log_dropped, fleet)
     servers = Servers({} if handover is None else handover.listening)
     closing.add("servers", servers.close)
     engine = Engine(
         inbox,
-        _outputs(base, data_plane, reports, watchers, stores, SystemdStatus(inputs.notifier)),
+        _outputs(base, data_plane, reports, watchers, stores, SystemdStatus(inputs.notifier), fleet),
         kinds,
         clock=time.monotonic,
         chance=random.SystemRandom().random,
@@ -151,6 +154,8 @@ def build(config: Config, inputs: RunInputs) -> Parts:
         faults=faults,
     )
     view.complete(engine)
+    if fleet is not None:
+        engine.deny(fleet.denied)
     return Parts(
         identity,
         kinds,
@@ -165,7 +170,21 @@ def build(config: Config, inputs: RunInputs) -> Parts:
         reports,
         watchers,
         engine,
+        fleet,
     )
+
+
+def _membership(base: _Base, data_plane: DataPlane, stores: Stores) -> Membership | None:
+    made = membership(
+        base.config,
+        base.identity.facilitator,
+        MembershipInputs(
+            base.engine, base.files, base.inbox.post, lambda: stores.stopped.names, data_plane.network.settled
+        ),
+    )
+    if made is not None:
+        base.closing.add("fleet", made.close)
+    return made
 
 
 def _data_plane(base: _Base, host: HostWatch, owner: Owner, kept: Mapping[str, str]) -> DataPlane:
@@ -236,6 +255,7 @@ def _reports(
     history: History,
     auditing: Auditing,
     log_dropped: Callable[[], int],
+    fleet: Membership | None,
 ) -> Reports:
     engine, runner, network = base.engine, data_plane.runner, data_plane.network
     sent, last_failures = SentEvents(), LastFailures()
@@ -257,6 +277,7 @@ def _reports(
         log_dropped=log_dropped,
         certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
         internal_errors=lambda: base.faults.counts,
+        members=lambda: None if fleet is None else fleet.members_up,
     )
     metrics = Metrics(version(), base.identity.wall_offset, sources)
     page_model = StatusPageModel(
@@ -267,6 +288,7 @@ def _reports(
             history,
             base.identity.wall_offset,
             base.secrets.mask,
+            fleet=lambda: None if fleet is None else fleet.known,
         )
     )
     hook_runner = _hooks(base, runner)
@@ -305,6 +327,7 @@ def _outputs(
     watchers: Watchers,
     stores: Stores,
     status: SystemdStatus,
+    fleet: Membership | None,
 ) -> Outputs:
     network, metrics, auditing = data_plane.network, reports.metrics, reports.auditing
     return Outputs(
@@ -333,6 +356,7 @@ def _outputs(
             watchers.loop,
             watchers.http,
             reports.hooks,
+            *(() if fleet is None else (fleet,)),
         ),
         keepers=(stores.records,),
     )

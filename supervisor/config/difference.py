@@ -8,8 +8,9 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from common.plain import plain
 from supervisor.config.model import Config
-from tunnels.settings import Settings, Tunnel
+from tunnels.settings import Settings, Tunnel, settings_of
 
 # Settings that only the daemon uses (routes, probes, alerts, pauses): a client goes on when they change.
 _LIVE = frozenset(
@@ -102,7 +103,7 @@ def difference(old: Config, new: Config) -> ConfigDifference:
 
 def with_tunnels_of(new: Config, old: Config, names: Iterable[str]) -> Config:
     """`new`, in which these tunnels are as they are in `old`."""
-    return new.model_copy(update={"tunnels": {**new.tunnels, **{name: old.tunnels[name] for name in names}}})
+    return replace(new, tunnels={**new.tunnels, **{name: old.tunnels[name] for name in names}})
 
 
 # Part of a kind's fingerprint: clients that an earlier version has started in another way are restarted by an
@@ -112,22 +113,22 @@ _SINCE = {"sshuttle": "transparent sockets"}
 
 def fingerprint(tunnel: Tunnel) -> str:
     """A digest of the settings that a client was started with: it is equal if the client can go on."""
-    said = tunnel.model_dump(mode="json", exclude_defaults=True)
+    said = plain(tunnel, sparse=True)
     login = {name: value for name, value in said.pop("login", {}).items() if f"login.{name}" not in _LIVE}
-    plain = {name: value for name, value in said.items() if name not in _LIVE}
+    rest = {name: value for name, value in said.items() if name not in _LIVE}
     mapping = sorted([str(presented), str(real)] for presented, real in _mapping(tunnel))
     since = [_SINCE[tunnel.kind]] if tunnel.kind in _SINCE else []
-    return hashlib.sha256(json.dumps([plain, login, mapping, *since], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([rest, login, mapping, *since], sort_keys=True).encode()).hexdigest()
 
 
 def _changed(old: Tunnel, new: Tunnel) -> tuple[str, ...]:
     """The settings that differ; those of `login` one by one."""
     if type(old) is not type(new):
         return ("kind",)
-    names = [name for name in type(new).model_fields if getattr(old, name) != getattr(new, name)]
+    names = [name for name in settings_of(type(new)) if getattr(old, name) != getattr(new, name)]
     login = [
         f"login.{name}"
-        for name in type(new.login).model_fields
+        for name in settings_of(type(new.login))
         if getattr(old.login, name) != getattr(new.login, name)
     ]
     mapping = (

@@ -6,35 +6,35 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
-
 from common.configuration.notation import File, Name, Url
+from common.constraints import CheckedBy, Matching, NotEmpty, Whole
 from common.quantities import Seconds
-from tunnels.settings import Secret, Settings
+from tunnels.settings import Secret, Settings, setting
 
-Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Port = Annotated[int, Whole(1, 65535)]
 
 
 class ClientTls(Settings):
     """Mutual TLS to a server of the fleet."""
 
-    certificate: File | None = Field(None, description="PEM file with the certificate that we show")
-    key: File | None = Field(None, description="PEM file with its private key")
-    ca: File | None = Field(None, description="PEM file; absent means the authorities that this host trusts")
+    certificate: File | None = setting(default=None, description="PEM file with the certificate that we show")
+    key: File | None = setting(default=None, description="PEM file with its private key")
+    ca: File | None = setting(
+        default=None, description="PEM file; absent means the authorities that this host trusts"
+    )
 
-    @model_validator(mode="after")
-    def _paired(self) -> ClientTls:
+    def check(self) -> None:
+        """A certificate has its key."""
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key go together")
-        return self
 
 
 class FleetMember(Settings):
     """Another facilitator of the fleet."""
 
-    address: IPv4Address | IPv6Address = Field(description="its address in the network that members share")
-    api: Url | None = Field(
-        None,
+    address: IPv4Address | IPv6Address = setting(description="its address in the network that members share")
+    api: Url | None = setting(
+        default=None,
         description="where its HTTP server answers, for `facilitator fleet status` without a lock engine",
     )
 
@@ -42,11 +42,11 @@ class FleetMember(Settings):
 class Handover(Settings):
     """How TCP connections that another member knows are handed over to it."""
 
-    via: Literal["vxlan", "direct", "none"] = Field(
-        "vxlan",
+    via: Literal["vxlan", "direct", "none"] = setting(
+        default="vxlan",
         description="vxlan: works everywhere; direct: members share a subnet and may forward for each other",
     )
-    port: Port = Field(4790, description="UDP port of VXLAN, the same on all members")
+    port: Port = setting(default=4790, description="UDP port of VXLAN, the same on all members")
 
 
 def _checked_table(value: int) -> int:
@@ -58,35 +58,39 @@ def _checked_table(value: int) -> int:
 class BgpAnnouncement(Settings):
     """What works stands in a kernel table that a BGP speaker (BIRD) reads."""
 
-    table: Annotated[int, Field(strict=True, ge=1, le=65535), AfterValidator(_checked_table)] = Field(
-        173, description="number of the kernel table"
+    table: Annotated[int, Whole(1, 65535), CheckedBy(_checked_table)] = setting(
+        default=173, description="number of the kernel table"
     )
-    preference: Annotated[int, Field(strict=True, ge=2, le=1000)] = Field(
-        100, description="metric of a destination that works here; the member with the lowest carries it"
+    preference: Annotated[int, Whole(2, 1000)] = setting(
+        default=100,
+        description="metric of a destination that works here; the member with the lowest carries it",
     )
 
 
 class AwsAnnouncement(Settings):
     """The routes of VPC route tables point to the member that holds the lock."""
 
-    route_tables: tuple[Annotated[str, Field(pattern=r"^rtb-[0-9a-f]{4,17}$")], ...] = Field(
-        min_length=1, description="identifiers of the route tables"
+    route_tables: Annotated[tuple[Annotated[str, Matching(r"^rtb-[0-9a-f]{4,17}$")], ...], NotEmpty()] = (
+        setting(description="identifiers of the route tables")
     )
-    interface: Annotated[str, Field(pattern=r"^(auto|eni-[0-9a-f]{4,17})$")] = Field(
-        "auto", description="network interface that the routes name; auto: the one that leads to the VPC"
+    interface: Annotated[str, Matching(r"^(auto|eni-[0-9a-f]{4,17})$")] = setting(
+        default="auto",
+        description="network interface that the routes name; auto: the one that leads to the VPC",
     )
-    endpoint: Url | None = Field(
-        None, description="another address of the EC2 API (VPC endpoint, test double)"
+    endpoint: Url | None = setting(
+        default=None, description="another address of the EC2 API (VPC endpoint, test double)"
     )
-    region: str | None = Field(None, min_length=1, description="absent means that of this instance")
+    region: Annotated[str, NotEmpty()] | None = setting(
+        default=None, description="absent means that of this instance"
+    )
 
 
 class Announcement(Settings):
     """Who is told which destinations work here."""
 
-    bgp: BgpAnnouncement | None = Field(None, description="a BGP speaker that reads a kernel table")
-    aws: AwsAnnouncement | None = Field(
-        None, description="VPC route tables, without a BGP speaker; needs lock"
+    bgp: BgpAnnouncement | None = setting(default=None, description="a BGP speaker that reads a kernel table")
+    aws: AwsAnnouncement | None = setting(
+        default=None, description="VPC route tables, without a BGP speaker; needs lock"
     )
 
 
@@ -102,47 +106,55 @@ def _between(least: float, most: float, text: str) -> Callable[[float], float]:
 class Etcd(Settings):
     """Locks, orders and status in etcd (v3, JSON gateway)."""
 
-    endpoints: tuple[Url, ...] = Field(min_length=1, description="client URLs of the cluster's members")
-    tls: ClientTls = Field(default_factory=ClientTls)
-    username: str | None = Field(None, min_length=1, description="etcd's user, where authentication is on")
-    password: Secret | None = Field(None, description="its password")
-    ttl: Annotated[Seconds, AfterValidator(_between(2.0, 600.0, "2s and 10m"))] = Field(
-        5.0, description="a lock whose holder is silent for this long is free"
+    endpoints: Annotated[tuple[Url, ...], NotEmpty()] = setting(
+        description="client URLs of the cluster's members"
+    )
+    tls: ClientTls = setting(default=ClientTls())
+    username: Annotated[str, NotEmpty()] | None = setting(
+        default=None, description="etcd's user, where authentication is on"
+    )
+    password: Secret | None = setting(default=None, description="its password")
+    ttl: Annotated[Seconds, CheckedBy(_between(2.0, 600.0, "2s and 10m"))] = setting(
+        default=5.0, description="a lock whose holder is silent for this long is free"
     )
 
 
 class Consul(Settings):
     """Locks, orders and status in Consul (sessions and key/value store)."""
 
-    address: Url = Field("http://127.0.0.1:8500", description="HTTP API of the local agent")
-    token: Secret | None = Field(None, description="ACL token")
-    tls: ClientTls = Field(default_factory=ClientTls)
-    ttl: Annotated[Seconds, AfterValidator(_between(10.0, 86400.0, "10s and 1d, Consul's limits"))] = Field(
-        10.0, description="TTL of the session; Consul frees a lock after up to twice this time"
+    address: Url = setting(default="http://127.0.0.1:8500", description="HTTP API of the local agent")
+    token: Secret | None = setting(default=None, description="ACL token")
+    tls: ClientTls = setting(default=ClientTls())
+    ttl: Annotated[Seconds, CheckedBy(_between(10.0, 86400.0, "10s and 1d, Consul's limits"))] = setting(
+        default=10.0, description="TTL of the session; Consul frees a lock after up to twice this time"
     )
 
 
 class LockEngine(Settings):
     """The engine that holds locks; one of them."""
 
-    etcd: Etcd | None = Field(None, description="etcd")
-    consul: Consul | None = Field(None, description="Consul")
+    etcd: Etcd | None = setting(default=None, description="etcd")
+    consul: Consul | None = setting(default=None, description="Consul")
 
-    @model_validator(mode="after")
-    def _one(self) -> LockEngine:
+    def check(self) -> None:
+        """It is exactly one."""
         if (self.etcd is None) == (self.consul is None):
             raise ValueError("name one engine: etcd or consul")
-        return self
 
 
 class FleetSettings(Settings):
     """Two or more facilitators as one."""
 
-    name: Name = Field(description="the same on all members; `facilitator.name` is the member")
-    members: Mapping[Name, FleetMember] = Field(
+    name: Name = setting(description="the same on all members; `facilitator.name` is the member")
+    members: Mapping[Name, FleetMember] = setting(
         default_factory=dict,
         description="the other members by name, each `{address: ..., api: URL}`; this one may stand there, too",
     )
-    handover: Handover = Field(default_factory=Handover)
-    announce: Announcement = Field(default_factory=Announcement)
-    lock: LockEngine | None = Field(None, description="absent means no exclusive tunnels and no orders")
+    handover: Handover = setting(default=Handover())
+    announce: Announcement = setting(default=Announcement())
+    lock: LockEngine | None = setting(
+        default=None, description="absent means no exclusive tunnels and no orders"
+    )
+    tls: ClientTls = setting(
+        default=ClientTls(), description="how members' HTTP servers are asked where their `api` is https"
+    )

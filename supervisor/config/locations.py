@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from common.configuration.problems import KeyPath
-from tunnels.settings import Settings
+from tunnels.settings import Settings, settings_of
 
 
 def group_of(annotation: Any) -> type[Settings] | None:
@@ -21,6 +21,6 @@ def model_at(model: type[Settings], where: KeyPath) -> type[Settings] | None:
     for step in where:
         if isinstance(step, int) or current is None:
             continue
-        field = current.model_fields.get(step)
+        field = settings_of(current).get(step)
         current = group_of(field.annotation) if field is not None else None
     return current

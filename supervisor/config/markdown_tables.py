@@ -5,10 +5,8 @@ python -m supervisor.config.markdown_tables
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
-from typing import Any, get_args
-
-from pydantic.fields import FieldInfo
+from collections.abc import Iterator, Set
+from typing import Any
 
 from common.configuration.notation import parse_size
 from common.quantities import parse_share
@@ -16,7 +14,7 @@ from supervisor.config.fleet import FleetMember
 from supervisor.config.locations import group_of
 from supervisor.config.model import Globals
 from supervisor.config.tunnel_entries import Kinds
-from tunnels.settings import Allowance, Destination, Secret, Settings, Tunnel
+from tunnels.settings import Allowance, Destination, Secret, Setting, Settings, Tunnel, settings_of
 
 _LEAVES = (Secret, Destination, Allowance, FleetMember)  # shown as one setting
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
@@ -28,7 +26,7 @@ def tables(kinds: Kinds) -> str:
         ("Top level", Globals, "", frozenset()),
         ("Every tunnel (`tunnels.NAME.…`, or under `defaults:`)", Tunnel, "", frozenset({"name"})),
         *(
-            (f"Kind `{name}`", kinds[name].options, "", frozenset(Tunnel.model_fields))
+            (f"Kind `{name}`", kinds[name].options, "", frozenset(settings_of(Tunnel)))
             for name in sorted(kinds)
         ),
     ]
@@ -40,45 +38,39 @@ def tables(kinds: Kinds) -> str:
 
 
 def _rows(model: type[Settings], prefix: str, leave: Set[str] = frozenset()) -> Iterator[str]:
-    for name, field in model.model_fields.items():
+    for name, field in settings_of(model).items():
         if name in leave:
             continue
         group, path = group_of(field.annotation), f"{prefix}{name}"
         if group is not None and not issubclass(group, _LEAVES):
             yield from _rows(group, f"{path}.")
         else:
-            yield f"| `{path}` | {_default(field)} | {field.description or ''} |"
+            yield f"| `{path}` | {_default(field)} | {field.description} |"
 
 
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
+def _default(field: Setting) -> str:
+    if field.required:
         return "required"
-    value: Any = field.get_default(call_default_factory=True, validated_data={})
+    value: Any = field.default
     if value is None or value in ((), {}, ""):
         return ""
     return f"`{_word(value, field)}`"
 
 
-def _word(value: Any, field: FieldInfo) -> str:
+def _word(value: Any, field: Setting) -> str:
     """The value as it would stand in the file."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float) and _reads(field, parse_share):
+    if isinstance(value, float) and field.notation is not None and field.notation.parse is parse_share:
         return f"{value:.0%}"
     if isinstance(value, float):
         size, unit = next(
             (item for item in _UNITS if value >= item[0] and value % item[0] == 0), (0.001, "ms")
         )
         return f"{value / size:g}{unit}"
-    if _reads(field, parse_size):
+    if field.notation is not None and field.notation.parse is parse_size:
         return f"{value // 10**6}MB"
     return str(value)
-
-
-def _reads(field: FieldInfo, parser: Callable[[Any], Any]) -> bool:
-    """Is this how the setting is read; of one that may be null, the part that is not."""
-    nested = (item for part in get_args(field.annotation) for item in getattr(part, "__metadata__", ()))
-    return any(getattr(item, "func", None) is parser for item in (*field.metadata, *nested))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from common.configuration.locations import find, find_key
 from common.configuration.problems import KeyPath, Report
 from common.configuration.yaml_document import Group
 from supervisor.config.locations import group_of, model_at
-from tunnels.settings import Settings
+from tunnels.settings import Settings, settings_of
 
 _NO_HINTS: Mapping[str, str] = MappingProxyType({})
+_UNKNOWN = "unexpected_keyword_argument"  # a key that the group does not have
 _MAX_LISTED_KEYS = 24  # up to this number all known keys are listed if none is similar to an unknown one
 
 
@@ -33,14 +34,12 @@ def report_invalid(
     `prefix`: path of the model's data; `hints`: explanations of unknown keys; `partial`: nothing is required.
     """
     found = error.errors(include_url=False, include_input=False)
-    misspelt = {
-        _meant(details["loc"], model, hints) for details in found if details["type"] == "extra_forbidden"
-    }
+    misspelt = {_meant(details["loc"], model, hints) for details in found if details["type"] == _UNKNOWN}
     for details in found:
         if details["type"] == "too_short" and _has_wrong_entries(details["loc"], found):
             continue  # pydantic counts only the entries that are right
         where = (*prefix, *details["loc"])
-        if details["type"] == "extra_forbidden":
+        if details["type"] == _UNKNOWN:
             place = find_key(root, where)
             report.error(
                 place.position,
@@ -73,7 +72,7 @@ def unknown_key(key: str, model: type[Settings] | None, hints: Mapping[str, str]
         return f"unknown key ({hints[key]})"
     if model is None:
         return "unknown key"
-    known = {field.alias or name: field for name, field in model.model_fields.items()}
+    known = settings_of(model)
     inside = [name for name, field in known.items() if _holds(group_of(field.annotation), key)]
     if inside:
         return f"unknown key (did you mean {inside[0]}.{key}?)"
@@ -84,14 +83,14 @@ def unknown_key(key: str, model: type[Settings] | None, hints: Mapping[str, str]
 def _meant(where: KeyPath, model: type[Settings], hints: Mapping[str, str]) -> KeyPath | None:
     """The path that an unknown key was probably meant to be."""
     group, key = model_at(model, where[:-1]), str(where[-1])
-    word = closest(key, group.model_fields) if group is not None and key not in hints else None
+    word = closest(key, settings_of(group)) if group is not None and key not in hints else None
     return (*where[:-1], word) if word is not None else None
 
 
 def _holds(group: type[Settings] | None, key: str) -> bool:
-    return group is not None and key in group.model_fields
+    return group is not None and key in settings_of(group)
 
 
 def _missing(key: str, model: type[Settings] | None) -> str:
-    field = model.model_fields.get(key) if model is not None else None
+    field = settings_of(model).get(key) if model is not None else None
     return f"{key} is missing" + (f": {field.description}" if field is not None and field.description else "")

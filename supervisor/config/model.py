@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
-
 from common.configuration.notation import (
     Directory,
     File,
@@ -24,23 +22,28 @@ from common.configuration.notation import (
     Url,
 )
 from common.configuration.problems import Problem
+from common.constraints import Whole
 from common.quantities import Pause, Seconds
 from supervisor.config.fleet import FleetSettings
-from tunnels.settings import Network, Secret, Settings, Tunnel
+from tunnels.settings import Network, Secret, Settings, Tunnel, setting
 
 
 class Facilitator(Settings):
     """This daemon."""
 
-    name: Name | None = Field(None, description="in metrics, alerts and logs; absent means the host's name")
-    state_dir: Directory = Field(
-        Path("/var/lib/facilitator"), description="database of sessions, transitions and unsent alerts"
+    name: Name | None = setting(
+        default=None, description="in metrics, alerts and logs; absent means the host's name"
     )
-    runtime_dir: ShortDirectory = Field(
-        Path("/run/facilitator"), description="control socket, management sockets, logs of the clients"
+    state_dir: Directory = setting(
+        default=Path("/var/lib/facilitator"),
+        description="database of sessions, transitions and unsent alerts",
     )
-    runbook_url: Url | None = Field(
-        None,
+    runtime_dir: ShortDirectory = setting(
+        default=Path("/run/facilitator"),
+        description="control socket, management sockets, logs of the clients",
+    )
+    runbook_url: Url | None = setting(
+        default=None,
         description="address at which your people read docs/reasons.md; log, status and incidents append #REASON; "
         "absent means that they name the file",
     )
@@ -49,10 +52,10 @@ class Facilitator(Settings):
 class Staff(Settings):
     """Whose traffic may enter the tunnels."""
 
-    networks: tuple[Network, ...] = Field(
-        (), description="the hub's clients, or the hub's nodes if they masquerade"
+    networks: tuple[Network, ...] = setting(
+        default=(), description="the hub's clients, or the hub's nodes if they masquerade"
     )
-    segments: Mapping[str, tuple[Network, ...]] = Field(
+    segments: Mapping[str, tuple[Network, ...]] = setting(
         default_factory=dict, description="parts of staff, for a tunnel's `allow`"
     )
 
@@ -60,13 +63,13 @@ class Staff(Settings):
 class Tls(Settings):
     """TLS of the HTTP server."""
 
-    certificate: File = Field(description="PEM file with the certificate chain")
-    key: File = Field(description="PEM file with the private key")
-    client_ca: File | None = Field(
-        None, description="PEM file; when given, clients must show a certificate of this CA"
+    certificate: File = setting(description="PEM file with the certificate chain")
+    key: File = setting(description="PEM file with the private key")
+    client_ca: File | None = setting(
+        default=None, description="PEM file; when given, clients must show a certificate of this CA"
     )
-    client_subjects: tuple[Subject, ...] = Field(
-        (),
+    client_subjects: tuple[Subject, ...] = setting(
+        default=(),
         description="subjects of the client certificates that may enter, as in `CN=prometheus,O=Example`; "
         "absent means all of that CA",
     )
@@ -75,70 +78,72 @@ class Tls(Settings):
 class Http(Settings):
     """Metrics, health, status page and read-only API."""
 
-    listen: ListenText = Field(
-        Listen("127.0.0.1", 9464), description="HOST:PORT, an IPv6 address in brackets and quotes"
+    listen: ListenText = setting(
+        default=Listen("127.0.0.1", 9464), description="HOST:PORT, an IPv6 address in brackets and quotes"
     )
-    tls: Tls | None = Field(None, description="absent means plain HTTP")
+    tls: Tls | None = setting(default=None, description="absent means plain HTTP")
 
 
 class PagerDutySettings(Settings):
     """Incidents in PagerDuty (Events API v2)."""
 
-    routing_key: Secret = Field(description="where the integration key of the service lies")
-    url: Url = Field("https://events.pagerduty.com", description="service region, or a test double")
+    routing_key: Secret = setting(description="where the integration key of the service lies")
+    url: Url = setting(default="https://events.pagerduty.com", description="service region, or a test double")
 
 
 class WebhookSettings(Settings):
     """Incidents as JSON to an address of your own."""
 
-    url: Secret = Field(description="where the address lies; it usually holds a token")
+    url: Secret = setting(description="where the address lies; it usually holds a token")
 
 
 class Alerts(Settings):
     """Where incidents go."""
 
-    pagerduty: PagerDutySettings | None = Field(None, description="PagerDuty")
-    webhook: WebhookSettings | None = Field(None, description="any HTTP service")
+    pagerduty: PagerDutySettings | None = setting(default=None, description="PagerDuty")
+    webhook: WebhookSettings | None = setting(default=None, description="any HTTP service")
 
 
 class DrainSettings(Settings):
     """How a planned end waits for the flows that still run."""
 
-    timeout: Seconds = Field(8 * 3600.0, description="longest wait for flows to end")
-    idle: Pause = Field(15 * 60.0, description="a flow without packets for this long counts as ended")
+    timeout: Seconds = setting(default=8 * 3600.0, description="longest wait for flows to end")
+    idle: Pause = setting(
+        default=15 * 60.0, description="a flow without packets for this long counts as ended"
+    )
 
 
 class Audit(Settings):
     """A record of who used which tunnel."""
 
-    file: File = Field(
+    file: File = setting(
         description="where the records go, one JSON object a line; the daemon must be able to write beside it"
     )
-    max_size: Size = Field(100 * 10**6, description="size at which the file is rotated")
-    keep: Annotated[int, Field(strict=True, ge=0, le=1000)] = Field(
-        5, description="how many rotated files are kept"
-    )
+    max_size: Size = setting(default=100 * 10**6, description="size at which the file is rotated")
+    keep: Annotated[int, Whole(0, 1000)] = setting(default=5, description="how many rotated files are kept")
 
 
 class Globals(Settings):
     """Everything in the file but the tunnels and their defaults."""
 
-    facilitator: Facilitator = Field(default_factory=Facilitator)
-    staff: Staff = Field(default_factory=Staff)
-    http: Http = Field(default_factory=Http)
-    alerts: Alerts = Field(default_factory=Alerts)
-    drain: DrainSettings = Field(default_factory=DrainSettings)
-    on_exit: Literal["keep", "remove"] = Field(
-        "keep",
+    facilitator: Facilitator = setting(default=Facilitator())
+    staff: Staff = setting(default=Staff())
+    http: Http = setting(default=Http())
+    alerts: Alerts = setting(default=Alerts())
+    drain: DrainSettings = setting(default=DrainSettings())
+    on_exit: Literal["keep", "remove"] = setting(
+        default="keep",
         description="what an ordinary end of the daemon leaves behind: the layer that keeps destinations "
         "closed, or nothing",
     )
-    audit: Audit | None = Field(None, description="absent means no audit file")
-    fleet: FleetSettings | None = Field(None, description="absent means that this facilitator is alone")
+    audit: Audit | None = setting(default=None, description="absent means no audit file")
+    fleet: FleetSettings | None = setting(
+        default=None, description="absent means that this facilitator is alone"
+    )
 
 
 class Config(Globals):
     """A valid configuration. The defaults are merged into the tunnels."""
 
-    tunnels: Mapping[str, Tunnel] = Field(default_factory=dict)
-    warnings: tuple[Problem, ...] = Field((), description="what is allowed and may surprise")
+    tunnels: Mapping[str, Tunnel] = setting(default_factory=dict)
+    warnings: tuple[Problem, ...] = setting(default=(), description="what is allowed and may surprise")

@@ -5,10 +5,11 @@ but the text.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from common.configuration.problems import Report
 from common.configuration.yaml_document import Group, load
@@ -17,7 +18,8 @@ from supervisor.config.messages import report_invalid
 from supervisor.config.model import Config, Globals
 from supervisor.config.rules import Checked, check
 from supervisor.config.tunnel_entries import Kinds, TunnelEntry, all_options, read_tunnels
-from tunnels.settings import Settings
+from supervisor.config.validation import validated
+from tunnels.settings import Settings, setting, settings_of
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -35,7 +37,7 @@ def parse(text: str, name: str, kinds: Kinds) -> Config:
         raise AssertionError("a file that cannot be read is reported")
     sections = dict(_sections(root, kinds, report))
     merged, entries = read_tunnels(root, kinds, report)
-    globals_ = Globals.model_validate(sections)
+    globals_ = validated(Globals, sections)
     check(Checked(root, merged, globals_.staff, entries, report))
     tunnels = [entry.tunnel for entry in entries if entry.tunnel is not None]
     check_fleet(merged, globals_.fleet, globals_.facilitator, tunnels, report)
@@ -45,8 +47,8 @@ def parse(text: str, name: str, kinds: Kinds) -> Config:
 class _File(Globals):
     """The top-level keys of a file, known for hints about unknown ones."""
 
-    tunnels: Mapping[str, Any] = Field(default_factory=dict)
-    defaults: Mapping[str, Any] = Field(default_factory=dict)
+    tunnels: Mapping[str, Any] = setting(default_factory=dict)
+    defaults: Mapping[str, Any] = setting(default_factory=dict)
 
 
 def _sections(root: Group, kinds: Kinds, report: Report) -> Iterator[tuple[str, Any]]:
@@ -56,14 +58,14 @@ def _sections(root: Group, kinds: Kinds, report: Report) -> Iterator[tuple[str, 
         if key in ("tunnels", "defaults"):
             continue
         try:
-            yield key, getattr(Globals.model_validate({key: node.plain()}), key)
+            yield key, getattr(validated(Globals, {key: node.plain()}), key)
         except ValidationError as error:
             report_invalid(error, _File, root, (), report, hints)
 
 
 def _misplaced(kinds: Kinds) -> dict[str, str]:
     """Hints for keys that belong one level deeper."""
-    known = {field for options in all_options(kinds) for field in options.model_fields} - {"name"}
+    known = {field for options in all_options(kinds) for field in settings_of(options)} - {"name"}
     return {key: "a setting of a tunnel; it belongs to a tunnel or under defaults:" for key in known}
 
 
@@ -71,7 +73,7 @@ def _config(globals_: Globals, entries: tuple[TunnelEntry, ...], directory: Path
     warnings = report.finish()
     tunnels = {entry.name: beside(entry.tunnel, directory) for entry in entries if entry.tunnel is not None}
     return Config(
-        **{name: _beside(getattr(globals_, name), directory) for name in Globals.model_fields},
+        **{name: _beside(getattr(globals_, name), directory) for name in settings_of(Globals)},
         tunnels=tunnels,
         warnings=warnings,
     )
@@ -81,10 +83,10 @@ def beside(settings: SettingsT, directory: Path) -> SettingsT:
     """The same settings with relative paths of files taken from this directory."""
     changed = {
         name: new
-        for name in type(settings).model_fields
+        for name in settings_of(type(settings))
         if (new := _beside(old := getattr(settings, name), directory)) is not old
     }
-    return settings.model_copy(update=changed) if changed else settings
+    return replace(settings, **changed) if changed else settings
 
 
 def _beside(value: Any, directory: Path) -> Any:

@@ -7,16 +7,13 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
-from pydantic.fields import FieldInfo
-
-from common.configuration.notation import SIZE_SCHEMA, Listen, size_text
-from common.quantities import DURATION_SCHEMA, SHARE_SCHEMA, duration_text, share_text
+from common.configuration.notation import Listen
 from supervisor.config.model import Config
-from tunnels.settings import Destination, Secret, Settings
+from tunnels.settings import Destination, Secret, Setting, Settings, settings_of
 
 _INDENT = "  "
 _PLAIN = re.compile(r"[A-Za-z/_][\w ./@:+-]*", re.ASCII)
@@ -31,11 +28,6 @@ _WORDS = (
     "off",
     "null",
 )  # which YAML 1.1 takes for something else
-_WRITTEN: tuple[tuple[object, Callable[[Any], str]], ...] = (
-    (DURATION_SCHEMA, duration_text),
-    (SHARE_SCHEMA, share_text),
-    (SIZE_SCHEMA, size_text),
-)
 Path = tuple[str, ...]
 
 
@@ -80,7 +72,7 @@ def changes(old: Config, new: Config) -> Iterator[str]:
 
 
 def _group(settings: Settings, path: Path) -> Iterator[tuple[Path, ResolvedSetting]]:
-    for name, field in type(settings).model_fields.items():
+    for name, field in settings_of(type(settings)).items():
         value = getattr(settings, name)
         if (name == "name" and path[:1] == ("tunnels",)) or (not path and name == "warnings"):
             continue  # the key of the tunnel; no setting
@@ -94,22 +86,18 @@ def _group(settings: Settings, path: Path) -> Iterator[tuple[Path, ResolvedSetti
             for key, each in value.items():
                 yield from _group(each, (*path, name, key))
         else:
-            default = (
-                name != "kind"
-                and not field.is_required()
-                and value == field.get_default(call_default_factory=True)
-            )
+            default = name != "kind" and not field.required and value == field.default
             yield (*path, name), ResolvedSetting(_text(value, field), default)
 
 
-def _text(value: Any, field: FieldInfo | None = None) -> str:
+def _text(value: Any, field: Setting | None = None) -> str:
     """The value in YAML's flow style, as the file would have it."""
     if isinstance(value, str) and not isinstance(value, enum.Enum):
         return value if _is_plain(value) else json.dumps(value, ensure_ascii=False)
     if isinstance(value, Destination) and value.presented_as is None:
         return str(value.network)
     if isinstance(value, Settings):
-        given = {name: getattr(value, name) for name in type(value).model_fields}
+        given = {name: getattr(value, name) for name in settings_of(type(value))}
         return _text({name: each for name, each in given.items() if each is not None})
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_text(each)}" for key, each in value.items()) + "}"
@@ -118,20 +106,13 @@ def _text(value: Any, field: FieldInfo | None = None) -> str:
     return _scalar(value, field)
 
 
-def _scalar(value: Any, field: FieldInfo | None) -> str:
+def _scalar(value: Any, field: Setting | None) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    for schema, write in _WRITTEN if field is not None and isinstance(value, int | float) else ():
-        if field is not None and _has(field, schema):
-            return write(value)
     if isinstance(value, Listen):
         return json.dumps(str(value))
-    return str(value)
-
-
-def _has(field: FieldInfo, schema: object) -> bool:
-    choices = (getattr(choice, "__metadata__", ()) for choice in get_args(field.annotation))
-    return schema in field.metadata or any(schema in metadata for metadata in choices)
+    notation = None if field is None else field.notation
+    return str(value) if notation is None else notation.write(value)
 
 
 def _is_plain(text: str) -> bool:

@@ -16,6 +16,7 @@ from common.configuration.yaml_document import Group, Listing
 from supervisor.config.model import Staff
 from supervisor.config.overlaps import DestinationClaim, collisions
 from supervisor.config.tunnel_entries import TunnelEntry
+from supervisor.config.validation import validated
 from tunnels.base import CLIENT_SETTINGS, Carrier, device_name
 from tunnels.networks import MOST_TUNNELS, IPNetwork
 from tunnels.settings import Destination, Tunnel
@@ -140,7 +141,7 @@ def _destinations(checked: Checked) -> Iterator[tuple[Location, TunnelEntry, Des
         listing = entry.node.entries.get("destinations")
         for index, item in enumerate(listing.items if isinstance(listing, Listing) else ()):
             try:
-                destination = Destination.model_validate(item.plain())
+                destination = validated(Destination, item.plain())
             except ValidationError:
                 continue  # reported with its tunnel
             yield find(checked.root, ("tunnels", entry.name, "destinations", index)), entry, destination

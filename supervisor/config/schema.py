@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
 
 from supervisor.config.model import Globals
 from supervisor.config.tunnel_entries import Kinds, defaults_model
@@ -29,21 +29,23 @@ def schema(kinds: Kinds) -> Json:
     """
     options = {name: kind.options for name, kind in kinds.items()}
     models: list[type[Settings]] = [Globals, defaults_model(kinds), *options.values()]
-    references, definitions = models_json_schema([(model, "validation") for model in models], by_alias=True)
+    references, definitions = TypeAdapter.json_schemas(
+        [(model.__name__, "validation", TypeAdapter(model)) for model in models]
+    )
     defs: Json = definitions["$defs"]
     for name, model in options.items():
-        _as_entry(_resolve(references[model, "validation"], defs), name)
+        _as_entry(_resolve(references[model.__name__, "validation"], defs), name)
     _allow_short_forms(defs)
     _choose_one(defs)
     root = defs.pop("Globals")
     root["properties"] |= {
-        "defaults": references[models[1], "validation"],
+        "defaults": references[models[1].__name__, "validation"],
         "tunnels": {
             "type": "object",
             "description": "The tunnels by name",
             "propertyNames": {"pattern": _NAME},
             "additionalProperties": {
-                "oneOf": [references[model, "validation"] for model in options.values()]
+                "oneOf": [references[model.__name__, "validation"] for model in options.values()]
             },
         },
     }

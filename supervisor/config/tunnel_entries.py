@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError, create_model
+from pydantic import ValidationError
 
 from common.configuration.explanations import closest, did_you_mean
 from common.configuration.locations import find, find_key
@@ -16,8 +15,9 @@ from common.configuration.problems import Report
 from common.configuration.yaml_document import Group, Node, Scalar
 from supervisor.config.locations import group_of
 from supervisor.config.messages import report_invalid
+from supervisor.config.validation import validated
 from tunnels.base import AnyKind
-from tunnels.settings import Settings, Tunnel
+from tunnels.settings import Settings, Tunnel, setting, settings_of
 
 Kinds = Mapping[str, AnyKind]
 
@@ -84,24 +84,25 @@ def all_options(kinds: Kinds) -> tuple[type[Tunnel], ...]:
 
 def defaults_model(kinds: Kinds) -> type[Settings]:
     """All settings that may stand under `defaults:`: those of every kind, none of them required."""
-    fields: dict[str, Any] = {}
-    for options in all_options(kinds):
-        for name, field in options.model_fields.items():
-            optional = copy(field)
-            optional.default, optional.default_factory = None, None
-            fields.setdefault(name, (field.annotation, optional))
+    fields = {
+        name: each for options in all_options(kinds)[::-1] for name, each in settings_of(options).items()
+    }
     del fields["name"]
-    fields["kind"] = (str, None)
-    model: type[Settings] = create_model(
-        "Defaults", __base__=Settings, __doc__="Any tunnel setting; a tunnel overrides.", **fields
+    body: dict[str, Any] = {
+        name: setting(default=None, description=each.description) for name, each in fields.items()
+    }
+    body["kind"] = None
+    types = {name: each.annotation for name, each in fields.items()} | {"kind": str}
+    doc = "Any tunnel setting; a tunnel overrides."
+    return type(
+        "Defaults", (Settings,), body | {"__doc__": doc, "__module__": __name__, "__annotations__": types}
     )
-    return model
 
 
 def _check_defaults(defaults: Group, root: Group, kinds: Kinds, report: Report) -> None:
     model = defaults_model(kinds)
     try:
-        model.model_validate(defaults.plain())
+        validated(model, defaults.plain())
     except ValidationError as error:
         report_invalid(error, model, root, ("defaults",), report, partial=True)
 
@@ -110,7 +111,7 @@ def merge(model: type[Settings], defaults: Group, own: Group) -> Group:
     """The tunnel's settings, completed by the defaults group by group, as far as the model knows them."""
     result = Group(own.position)
     for key, node in defaults.entries.items():
-        if key in model.model_fields and key not in own.entries:
+        if key in settings_of(model) and key not in own.entries:
             result.put(key, node, defaults.keys[key])
     for key, node in own.entries.items():
         result.put(key, _merge_entry(model, key, defaults.entries.get(key), node), own.keys[key])
@@ -118,7 +119,7 @@ def merge(model: type[Settings], defaults: Group, own: Group) -> Group:
 
 
 def _merge_entry(model: type[Settings], key: str, default: Node | None, own: Node) -> Node:
-    field = model.model_fields.get(key)
+    field = settings_of(model).get(key)
     group = group_of(field.annotation) if field is not None else None
     if group is None or group.whole or not isinstance(default, Group) or not isinstance(own, Group):
         return own
@@ -183,7 +184,7 @@ def _entry(name: str, root: Group, chosen: _Chosen, kinds: Kinds, report: Report
         "kind": kind.name if kind is not None else _STAND_IN,
     }
     if kind is None:  # its own options are not known: check the common ones
-        data = {key: value for key, value in data.items() if key in Tunnel.model_fields}
+        data = {key: value for key, value in data.items() if key in settings_of(Tunnel)}
     tunnel = _validated(name, kind.options if kind is not None else Tunnel, data, root, kinds, report)
     return TunnelEntry(name, node, kind, tunnel if named and chosen.right else None)
 
@@ -205,7 +206,7 @@ def _validated(
     name: str, options: type[Tunnel], data: Mapping[str, object], root: Group, kinds: Kinds, report: Report
 ) -> Tunnel | None:
     try:
-        return options.model_validate(data)
+        return validated(options, data)
     except ValidationError as error:
         report_invalid(
             error, options, root, ("tunnels", name), report, _options_of_others(options, kinds.values())
@@ -224,6 +225,6 @@ def _options_of_others(options: type[Tunnel], kinds: Iterable[AnyKind]) -> dict[
     return {
         key: f"an option of kind {kind.name}"
         for kind in kinds
-        for key in kind.options.model_fields
-        if key not in options.model_fields
+        for key in settings_of(kind.options)
+        if key not in settings_of(options)
     }

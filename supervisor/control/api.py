@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
@@ -19,15 +20,19 @@ from supervisor.control.peer_credentials import (
     FAILURE,
     ClientGuard,
     only_operators_change,
+    peer_of,
     refuse_own_clients,
 )
 from supervisor.control.server_sent_events import SharedResult, StatusPageStream, StreamLimits
 from supervisor.core.diagnosis.query import PacketQuery, parse_query
+from supervisor.core.fleet.orders import FleetOrder, new_order
 from supervisor.core.views.audit_lines import ChangeRequest
 from supervisor.core.views.documents import (
     AlertsDocument,
     AlertTestDocument,
     AuditDocument,
+    FleetDocument,
+    FleetOrderDocument,
     HandOverDocument,
     HistoryDocument,
     PlanDocument,
@@ -64,7 +69,10 @@ class DaemonAPI(Protocol):
         """Why the daemon counts as stuck; None: it works."""
 
     def readiness_problem(self) -> str | None:
-        """Why the daemon takes no orders; None: the configuration is loaded and nothing drains."""
+        """Why nothing new should come here; None: the configuration is loaded and nothing drains."""
+
+    def ending(self) -> str | None:
+        """Why the daemon takes no orders any more; None: it goes on."""
 
     def readiness_details(self) -> Sequence[str]:
         """Lines that change nothing about the readiness: what an operator should look at."""
@@ -130,6 +138,16 @@ class DaemonAPI(Protocol):
     def record_change(self, request: ChangeRequest) -> None:
         """Note that somebody asked for a change."""
 
+    async def fleet(self) -> FleetDocument:
+        """All members of the fleet. LookupError: this is no member of one."""
+
+    async def fleet_order(self, order: FleetOrder, wait: float, lift: bool) -> FleetOrderDocument:
+        """Give an order to all members, or `lift` it, and wait up to `wait` seconds until they have followed.
+
+        LookupError: there is no such fleet, member, tunnel or order. OSError: the lock engine does not take
+        it.
+        """
+
     def hand_over(self, owner: str) -> HandOverDocument:
         """End without a drain: the one that asks adopts what runs. PermissionError: another owner."""
 
@@ -160,6 +178,7 @@ class HTTPApi:
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/api/v1/status", self._status),
+                web.get("/api/v1/fleet", self._fleet),
             ]
         )
         return app
@@ -186,6 +205,7 @@ class HTTPApi:
                 web.post("/api/v1/upgrade", self._upgrade),
                 web.post("/api/v1/hand-over", self._hand_over),
                 web.post("/api/v1/drain", self._drain),
+                web.post("/api/v1/fleet/orders/{kind}/{subject}", self._fleet_order),
             ]
         )
         return app
@@ -305,6 +325,29 @@ class HTTPApi:
     async def _drain(self, request: web.Request) -> web.Response:
         return web.json_response(await self._daemon.drain("now" in request.query))
 
+    async def _fleet(self, _: web.Request) -> web.Response:
+        try:
+            return web.json_response(await self._daemon.fleet())
+        except LookupError as none:
+            raise web.HTTPNotFound(text=str(none)) from None
+
+    async def _fleet_order(self, request: web.Request) -> web.Response:
+        wait, path, peer = _number(request, "wait", 0), request.match_info, peer_of(request.transport)
+        by = "" if peer is None else peer.requester["user"] or str(peer.requester["uid"])
+        try:
+            order = new_order(path["kind"], path["subject"], by, request.query.get("why", ""), time.time())
+        except ValueError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        try:
+            done = await self._daemon.fleet_order(
+                order, min(_MAX_WAIT_SECONDS, wait), lift="lift" in request.query
+            )
+        except LookupError as unknown:
+            raise web.HTTPNotFound(text=str(unknown)) from None
+        except OSError as error:
+            raise web.HTTPBadGateway(text=str(error)) from None
+        return web.json_response(done)
+
     async def _hand_over(self, request: web.Request) -> web.Response:
         try:
             return web.json_response(self._daemon.hand_over((await request.text()).strip()))
@@ -320,7 +363,7 @@ class HTTPApi:
 
     def _refuse_when_ending(self) -> None:
         """A daemon that drains starts nothing new."""
-        problem = self._daemon.readiness_problem()
+        problem = self._daemon.ending()
         if problem is not None:
             raise web.HTTPServiceUnavailable(text=f"nothing is changed any more: {problem}")
 

@@ -115,6 +115,13 @@ OPERATIONS = (
     Operation("GET", "/api/v1/status", "All tunnels now.", {200: _json(docs.StatusDocument)}, public=True),
     Operation(
         "GET",
+        "/api/v1/fleet",
+        "All members of the fleet.",
+        {200: _json(docs.FleetDocument), 404: Answer("This facilitator is no member of a fleet.")},
+        public=True,
+    ),
+    Operation(
+        "GET",
         "/api/v1/events",
         "Server-sent events: first a `snapshot`, then a `change` whenever something differs.",
         {
@@ -235,6 +242,26 @@ OPERATIONS = (
         "End the daemon when the last flow is over.",
         {200: _json(docs.StatusDocument)},
         (Parameter("now", "If present: end at once.", {"type": "string"}),),
+    ),
+    Operation(
+        "POST",
+        "/api/v1/fleet/orders/{kind}/{subject}",
+        "Give an order to all members of the fleet, or lift it.",
+        {
+            200: _json(docs.FleetOrderDocument),
+            400: _BAD_REQUEST,
+            404: Answer("There is no such fleet, member, tunnel or order."),
+            502: Answer("The lock engine does not take it."),
+        },
+        (
+            Parameter(
+                "kind", "What is ordered.", {"type": "string", "enum": ["stop", "drain", "end-user"]}, True
+            ),
+            Parameter("subject", "Name of a tunnel or a member, or an address.", {"type": "string"}, True),
+            Parameter("why", "For those who read it.", {"type": "string"}),
+            Parameter("lift", "If present: the order holds no longer.", {"type": "string"}),
+            _WAIT,
+        ),
     ),
     Operation(
         "POST",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -17,9 +17,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from supervisor.control import charts
-from supervisor.core.humanize import byte_size, duration
+from supervisor.core.humanize import byte_size, duration, iso
 from supervisor.core.views.documents import (
     DayEntry,
+    FleetTunnelEntry,
     HeadlineEntry,
     MeasuresEntry,
     StatusPageDocument,
@@ -132,6 +133,8 @@ def templates() -> Environment:
         "milliseconds": charts.milliseconds,
         "bytes": byte_size,
         "flows_left": flows_left,
+        "moment": iso,
+        "standings": _standings,
     }
     made.globals |= {
         "MARKS": _MARKS,
@@ -196,12 +199,22 @@ def headline(page: StatusPageDocument) -> HeadlineEntry:
         "draining": page["draining"],
         "conditions": page["conditions"],
         "incidents": page["incidents"],
+        "fleet": page["fleet"],
         "count": len(kinds),
         "bad": kinds.count("bad"),
         "wait": kinds.count("wait"),
         "good": kinds.count("good"),
         "off": kinds.count("off"),
     }
+
+
+def _standings(tunnels: Sequence[FleetTunnelEntry], member: str) -> list[tuple[str, list[str]]]:
+    """The tunnels of a member, by what they are to the fleet."""
+    found: dict[str, list[str]] = {}
+    for it in tunnels:
+        if (entry := it["members"].get(member)) is not None:
+            found.setdefault(entry["standing"], []).append(it["name"])
+    return sorted(found.items())
 
 
 def _availability(it: DayEntry) -> str:

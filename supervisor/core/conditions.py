@@ -15,6 +15,7 @@ from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Phase, Want, not_agreed, well
 
 UPLINK = "uplink"  # name of the condition that this host's own uplink is dead
+MEMBER_SECONDS = 60.0  # for which another member of the fleet may be away, for a start of its host
 DOWN = "tunnels-down"  # name of the condition that tunnels do not work
 _MAX_NAMED_TUNNELS = 8  # in a text
 
@@ -63,6 +64,7 @@ def of_tunnels(snapshot: Snapshot) -> dict[str, Condition]:
     """
     found = {f"degraded:{condition.tunnel}": condition for condition in _degraded(snapshot)}
     found |= {f"silent-target:{condition.tunnel}": condition for condition in _silent_targets(snapshot)}
+    found |= {f"member:{name}": _silent_member(name) for name in snapshot.gone}
     found |= {f"not-carried:{condition.tunnel}": condition for condition in _not_carried(snapshot)}
     if down := list(_down(snapshot)):
         wanted = sum(state.want is Want.UP for _, state in snapshot.tunnels.values())
@@ -71,6 +73,14 @@ def of_tunnels(snapshot: Snapshot) -> dict[str, Condition]:
         text = f"{len(down)} of {wanted} tunnels {'does' if len(down) == 1 else 'do'} not work: {names}"
         found[DOWN] = Condition(text, explained_by=UPLINK, pages=False)
     return found
+
+
+def _silent_member(name: str) -> Condition:
+    text = (
+        f"member {name} of the fleet does not answer through its lane: connections that it had are reset; see "
+        f"whether it runs, and whether packets of fleet.handover pass between the members"
+    )
+    return Condition(text, "warning", "facilitator plan; facilitator doctor", MEMBER_SECONDS, UPLINK)
 
 
 def _degraded(snapshot: Snapshot) -> Iterator[Condition]:

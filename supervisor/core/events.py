@@ -207,6 +207,16 @@ class UplinkBack(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MemberChanged(Event):
+    """Another member of the fleet can be reached through its lane again, or not any more; `tunnel` is
+    empty.
+    """
+
+    member: str = ""
+    alive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ClockSet(Event):
     """This host's clock was set, or is synchronised for the first time; `tunnel` is empty where that is told
     of all of them.

@@ -45,3 +45,4 @@ class Snapshot:
     now: float  # monotonic seconds
     draining: bool = False
     uplink: Uplink = Uplink()
+    gone: frozenset[str] = frozenset()  # other members of the fleet that do not answer

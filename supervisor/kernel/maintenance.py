@@ -5,6 +5,7 @@ that is ours.
 from __future__ import annotations
 
 import errno
+from collections.abc import Container
 from dataclasses import replace
 
 from common.rtnetlink import ALIAS, link_dump, link_removal, read_link
@@ -25,7 +26,7 @@ async def preview(plan: NetworkPlan) -> tuple[Change, ...]:
     it cannot be read.
     """
     async with opened() as kernel:
-        kernel.look_at_devices(lane.device for lane in plan.lanes if lane.device)
+        kernel.look_at_devices(plan.devices)
         return tuple(await missing(await kernel.read(), plan, kernel.host))
 
 
@@ -51,11 +52,10 @@ async def cleanup(first: FirstValues | None = None) -> tuple[str, ...]:
         return *lines, *(f"removed {change.item}" for change in changes)
 
 
-async def remove_devices(kind: str = "wireguard") -> tuple[str, ...]:
-    """Remove the devices of this kind that a client of ours made and, because it was killed, left; their
-    names.
+async def remove_devices(kinds: Container[str] = ("wireguard", "vxlan")) -> tuple[str, ...]:
+    """Remove the interfaces of these kinds that we or a client of ours made and left; their names.
 
-    Other kinds of device vanish with the process that made them. MissingRight without CAP_NET_ADMIN.
+    Other kinds vanish with the process that made them. MissingRight without CAP_NET_ADMIN.
     """
     netlink = AsyncNetlink()
     try:
@@ -63,7 +63,7 @@ async def remove_devices(kind: str = "wireguard") -> tuple[str, ...]:
         found = [
             link
             for link in await netlink.dump(link_dump(), read_link)
-            if (link.alias, link.kind) == (ALIAS, kind)
+            if link.alias == ALIAS and link.kind in kinds
         ]
         for link in found:
             (error,) = await netlink.change([link_removal(link.index)])

@@ -33,9 +33,11 @@ from supervisor.core.network.layout import Layout, Route
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.network.wanted import RouteCounts, route_counts, wanted
 from supervisor.kernel.comparison import missing
+from supervisor.kernel.conntrack.denied import DeniedSources
 from supervisor.kernel.conntrack.tunnel_switch import TunnelSwitch
 from supervisor.kernel.errors import Failure, Occupied, explained, is_fatal, is_passing, reason, sentence
 from supervisor.kernel.interfaces import Interfaces, Presence
+from supervisor.kernel.members import MemberLinks
 from supervisor.kernel.nft.messages import OWNER, PERSIST
 from supervisor.kernel.notifications import EVERYTHING, Callback, KernelPart, Notifications, ignore
 from supervisor.kernel.state import KernelState
@@ -65,11 +67,13 @@ class KernelNetwork:
         self._note = note
         self._kernel = KernelState(table_flags)
         self._interfaces = Interfaces(self._kernel.routes.netlink, post, note)
+        self._members = MemberLinks(self._kernel.routes.netlink, note)
         self._hints = Notifications(self._hinted_at, lambda: self._kernel.ports, changed)
         self._first = first
         self._sysctls = Sysctls(note, first=first)
         self._plan = NetworkPlan()
         self._switch = TunnelSwitch(self._wake, note)
+        self._denials = DeniedSources(note)
         self._target = NetworkPlan()  # the plan, with lanes still open that are being given up
         self._hinted: frozenset[KernelPart] = frozenset()
         self._devices_fresh: frozenset[str] | None = None  # those of which nothing changed since we looked
@@ -183,6 +187,7 @@ class KernelNetwork:
                         self._note(line, {})
                 self._kernel.layout = await self.read()
                 await self._carry_out(diff(replace(self._kernel.layout, table=True), Layout()))
+                await self._members.prepare((), self._kernel.host, again=True)
                 self._switch.end_all()
         except OSError as error:
             self._note(f"could not remove everything: {reason(error)}", {})
@@ -256,7 +261,9 @@ class KernelNetwork:
         """Interfaces that are new, down or addressed become what they must be, before anything is routed
         into them. What to read then.
         """
-        if not await self._interfaces.prepare(self._plan, self._kernel.host, again):
+        changed = await self._members.prepare(self._plan.members, self._kernel.host, again)
+        self._kernel.shared = self._members.shared
+        if not await self._interfaces.prepare(self._plan, self._kernel.host, again) and not changed:
             return frozenset()
         self._look_at_devices()
         # The kernel takes routes away with an interface's last address, and does not say so.
@@ -268,7 +275,7 @@ class KernelNetwork:
         before = self._kernel.look_at_devices(self._devices_fresh)
         devices = self._kernel.host.devices
         self._sysctls.move_reverse_path_filter()
-        for name in devices.keys() - {"lo"}:
+        for name in devices.keys() - {"lo"} - self._foreign():
             self._sysctls.accept_replies(name)
             if name not in before or before[name].index != devices[name].index or self._hinted >= EVERYTHING:
                 self._sysctls.distrust(name)
@@ -276,17 +283,19 @@ class KernelNetwork:
 
     def _devices(self) -> frozenset[str]:
         """Those that the plan or what we believe to be there is about."""
-        names = {lane.device for lane in self._plan.lanes} | {
-            route.device for route in self._kernel.layout.routes
-        }
-        return frozenset(name for name in names if name is not None)
+        routed = {route.device for route in self._kernel.layout.routes if route.device is not None}
+        return self._plan.devices | routed | self._foreign()
+
+    def _foreign(self) -> frozenset[str]:
+        """Interfaces of the host that lead to other members of the fleet: they are not ours to set up."""
+        return frozenset(self._kernel.shared.values())
 
     def _open_host(self) -> None:
         """Let packets through: when everything that closes is in place, and again when somebody changed
         that.
         """
         ipv6 = any(carry.network.version == 6 for carry in self._plan.carries)
-        self._sysctls.open_host(ipv6, self._devices(), self._plan.accounting)
+        self._sysctls.open_host(ipv6, self._devices() - self._foreign(), self._plan.accounting)
 
     async def _converge(self) -> list[Failure]:
         """From what we believe to what is wanted."""
@@ -295,6 +304,7 @@ class KernelNetwork:
         done, failures = await self._carry_out(changes)
         self._count_devices(done)
         self._switch.reached(self._target)
+        await self._denials.reached(self._target.denied)
         return failures
 
     async def _repair(self, hinted: frozenset[KernelPart]) -> list[Failure]:

@@ -51,6 +51,7 @@ class KernelState:
         self.nftables = Nftables(table_flags)
         self.layout = Layout()  # as far as we know
         self.host = HostFeatures()
+        self.shared: Mapping[str, str] = {}  # as in `HostFeatures`
 
     def open(self) -> None:
         """Open the sockets, in the network namespace of the calling thread."""
@@ -76,7 +77,7 @@ class KernelState:
 
         Routes over one that vanished, was made anew or went down are gone, without a word from the kernel.
         """
-        before, self.host = self.host.devices, self.routes.host(names)
+        before, self.host = self.host.devices, replace(self.routes.host(names), shared=self.shared)
         devices = self.host.devices
         same = {
             name

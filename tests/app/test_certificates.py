@@ -20,6 +20,7 @@ from supervisor.core.alerting.verdict import Verdict, condition_alerts
 from supervisor.core.events import Event, InputsChanged, Noticed
 from supervisor.core.faults import Faults
 from tests.fakes import KIND
+from tests.settings import configured
 from tunnels.base import AnyKind, Input, Tunnel, inputs_of
 
 WIRE = replace(
@@ -46,7 +47,7 @@ class FixedFiles(dict[str, bytes]):
 
 
 def tunnels(*names: str) -> Mapping[str, Tunnel]:
-    return {name: Tunnel(name=name, kind="test", destinations=("10.0.0.0/24",)) for name in names}
+    return {name: configured(Tunnel, name=name, kind="test", destinations=("10.0.0.0/24",)) for name in names}
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from supervisor.app.api.daemon_api import RunningDaemonAPI
 from supervisor.app.files import Files
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
 from supervisor.app.watchers.client_files import ClientFiles
+from supervisor.config.validation import validated
 from supervisor.core.events import Event, InputsChanged, Noticed
 from supervisor.core.faults import Faults
 from supervisor.core.state import Phase
@@ -41,7 +42,7 @@ def profile(tmp_path: Path) -> Path:
 
 
 def settings(profile: Path, name: str = "acme") -> Tunnel:
-    return OpenVPN.model_validate({"name": name, "destinations": ["10.77.0.0/24"], "config": profile})
+    return validated(OpenVPN, {"name": name, "destinations": ["10.77.0.0/24"], "config": profile})
 
 
 @pytest.fixture

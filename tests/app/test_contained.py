@@ -19,9 +19,10 @@ from supervisor.reports.log.configure import TransitionLog
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
 from tests.fakes import Habits, World
+from tests.settings import configured
 from tunnels.settings import Tunnel
 
-ACME = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))
+ACME = configured(Tunnel, name="acme", kind="test", destinations=("10.77.0.0/24",))
 
 
 class Broken:

@@ -27,14 +27,19 @@ from supervisor.core.state import Failure, Health, Phase, Reach, Session, Tunnel
 from supervisor.probes.gateway import answers
 from tests.fakes import KIND
 from tests.netns import Namespace
+from tests.settings import configured
 from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
 pytestmark = pytest.mark.root
 
-TUNNEL = Tunnel(
-    name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",))
+TUNNEL = configured(
+    Tunnel,
+    name="acme",
+    kind="test",
+    destinations=("10.77.0.0/24",),
+    probe=Probe(targets=("icmp://10.77.0.1",)),
 )
 WELL = tunnel_state(phase=Phase.UP, health=Health.HEALTHY, session=Session(1, peer="203.0.113.2"))
 SICK = but(

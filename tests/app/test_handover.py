@@ -34,6 +34,7 @@ from supervisor.app.stores.upgrade_document import (
 from supervisor.core.session.record import TunnelRecord
 from supervisor.core.state import Asking, Drain, Failure, Health, Phase, Session
 from supervisor.version import version
+from tests.settings import configured
 from tests.states import session_state, tunnel_state
 from tunnels.base import Question, Reason, Wanted
 from tunnels.registry import KINDS
@@ -150,7 +151,7 @@ def test_a_wrong_configuration_is_refused_with_all_its_mistakes(
 
 
 def test_what_is_kept_on_disk_is_recalled_in_the_same_boot_only(tmp_path: Path) -> None:
-    tunnel = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))
+    tunnel = configured(Tunnel, name="acme", kind="test", destinations=("10.77.0.0/24",))
     files = MemoryFiles(tmp_path, Present("boot", lambda name: tunnel, lambda name: "digest"))
     files.keep({"acme": STORED.record, "other": STORED.record})
     files.keep({"other": None})
@@ -162,7 +163,8 @@ def test_what_is_kept_on_disk_is_recalled_in_the_same_boot_only(tmp_path: Path) 
 
 def test_a_drain_is_recalled_in_the_same_boot_until_it_is_called_off_or_over(tmp_path: Path) -> None:
     files = MemoryFiles(
-        tmp_path, Present("boot", lambda name: Tunnel(name=name, kind="test"), lambda name: "digest")
+        tmp_path,
+        Present("boot", lambda name: configured(Tunnel, name=name, kind="test"), lambda name: "digest"),
     )
     assert ends_by(tmp_path, "boot") is None
     files.end_by(900.0)
@@ -178,7 +180,7 @@ def test_a_drain_is_recalled_in_the_same_boot_until_it_is_called_off_or_over(tmp
 
 
 def test_a_tunnel_that_is_configured_no_more_is_forgotten(tmp_path: Path) -> None:
-    tunnel = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))
+    tunnel = configured(Tunnel, name="acme", kind="test", destinations=("10.77.0.0/24",))
     files = MemoryFiles(tmp_path, Present("boot", lambda name: tunnel, lambda name: "digest"))
     files.only({"acme"})
     files.keep({"acme": STORED.record, "other": STORED.record})
@@ -187,7 +189,7 @@ def test_a_tunnel_that_is_configured_no_more_is_forgotten(tmp_path: Path) -> Non
 
 
 def test_a_disk_that_takes_nothing_is_no_reason_to_stop(tmp_path: Path) -> None:
-    tunnel = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))
+    tunnel = configured(Tunnel, name="acme", kind="test", destinations=("10.77.0.0/24",))
     files = MemoryFiles(tmp_path / "missing", Present("boot", lambda name: tunnel, lambda name: "digest"))
     files.keep({"acme": STORED.record})
     assert recall(tmp_path / "missing", "boot") == Recalled()

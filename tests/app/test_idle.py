@@ -10,6 +10,7 @@ from supervisor.app.watchers.idle import MAX_IDLE_BYTES_PER_SECOND, IdleWatch
 from supervisor.core import events as ev
 from supervisor.core.state import Session
 from tests.fakes import Habits, World
+from tests.settings import configured
 from tunnels.settings import Login, Tunnel
 
 WINDOW = 0.05
@@ -18,7 +19,9 @@ WINDOW = 0.05
 def waiting() -> World:
     """`acme` is up and waits for a quiet moment; `other` is up."""
     tunnels = {
-        name: Tunnel(name=name, kind="test", destinations=(net,), login=Login(reconnect_on_change=True))
+        name: configured(
+            Tunnel, name=name, kind="test", destinations=(net,), login=Login(reconnect_on_change=True)
+        )
         for name, net in (("acme", "10.1.0.0/24"), ("other", "10.2.0.0/24"))
     }
     world = World(tunnels, Habits())

@@ -11,6 +11,7 @@ import pytest
 
 from supervisor.app.files import Files
 from supervisor.clients.input_watcher import InputWatcher
+from supervisor.config.validation import validated
 from supervisor.core.events import Event, InputsChanged
 from tunnels.base import Tunnel
 from tunnels.registry import KINDS
@@ -20,8 +21,9 @@ SWAN = "connections { acme { remote_addrs = 192.0.2.1\n children { net { } } } }
 
 
 def tunnel(kind: str, config: Path) -> Tunnel:
-    made: Tunnel = KINDS[kind].options.model_validate(
-        {"name": "acme", "kind": kind, "destinations": ["10.77.0.0/24"], "config": config}
+    made: Tunnel = validated(
+        KINDS[kind].options,
+        {"name": "acme", "kind": kind, "destinations": ["10.77.0.0/24"], "config": config},
     )
     return made
 

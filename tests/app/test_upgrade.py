@@ -20,6 +20,7 @@ from supervisor.core.events import Noticed
 from supervisor.core.views.status_json import DaemonIdentity
 from tests.config.kinds import HEAD, good
 from tests.fakes import Habits, World
+from tests.settings import configured
 from tunnels.settings import Tunnel
 
 
@@ -28,7 +29,7 @@ class Rig:
 
     def __init__(self, directory: Path, script: str) -> None:
         self.world = World(
-            {"acme": Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))}, Habits()
+            {"acme": configured(Tunnel, name="acme", kind="test", destinations=("10.77.0.0/24",))}, Habits()
         )
         self.world.run(until=10.0)
         self.lock = os.open(directory, os.O_RDONLY)

@@ -39,6 +39,7 @@ from supervisor.reports.history.recorder import History, HistorySources
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
 from supervisor.reports.paging.outbox import OutboxStatus
+from tests.settings import configured
 from tests.states import tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
@@ -96,7 +97,8 @@ def world(state: Path, children: list[subprocess.Popen[bytes]]) -> Scraped:
         session=Session(1, device="lo", started=now, connected=now, path_mtu=1400),
     )
     tunnels = {
-        name: (Tunnel(name=name, kind="openvpn", destinations=("10.77.0.0/24",)), up) for name in names
+        name: (configured(Tunnel, name=name, kind="openvpn", destinations=("10.77.0.0/24",)), up)
+        for name in names
     }
     snapshot = Snapshot(tunnels, now)
     for name in names:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from supervisor.app.files import Files
 from supervisor.app.profiles import Weight, examine
 from supervisor.cli import main
+from supervisor.config.validation import validated
 from supervisor.core.exits import Exit
 from tunnels.base import Input
 from tunnels.kinds.openvpn.kind import OpenVPN
@@ -329,8 +330,8 @@ def test_each_file_is_read_once_and_each_tunnel_adds_the_same_work(tmp_path: Pat
 
     def reads(count: int) -> int:
         files = CountingFiles(tmp_path, lambda _: None, {})
-        tunnel = OpenVPN.model_validate(
-            {"name": "t", "destinations": ["10.77.0.0/24"], "config": tmp_path / "acme.ovpn"}
+        tunnel = validated(
+            OpenVPN, {"name": "t", "destinations": ["10.77.0.0/24"], "config": tmp_path / "acme.ovpn"}
         )
         found = list(examine({f"t{number}": tunnel for number in range(count)}, KINDS, files))
         assert not [each for each in found if each.weight is Weight.ERROR]

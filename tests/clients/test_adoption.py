@@ -4,6 +4,7 @@ are told, and how they end.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from common.plain import plain
 from supervisor.clients import processes
 from supervisor.clients.adoption import FoundClient, living
 from supervisor.clients.launch import SpawnError
@@ -25,15 +27,16 @@ from tests.clients.scripted import RunnerBench, Scripted, alive, shell, until
 from tunnels.base import Connected
 
 DAEMON = """
-import asyncio, sys
+import asyncio, json, sys
 from pathlib import Path
+from common.plain import from_plain
 from supervisor.core.events import Spawned
 from tests.clients.scripted import RunnerBench, Scripted
 
 async def main():
     bench = RunnerBench(Path(sys.argv[1]))
     bench.runner.start()
-    bench.runner.spawn(Scripted.model_validate_json(sys.argv[2]), 3)
+    bench.runner.spawn(from_plain(Scripted, json.loads(sys.argv[2]), complete=False), 3)
     await bench.next(Spawned)
     print("spawned", flush=True)
     await asyncio.Event().wait()
@@ -81,7 +84,7 @@ time.sleep(1000)
 def killed(runtime_dir: Path, client: Scripted) -> Iterator[None]:
     """A daemon that has started the client, is killed at the end of the context, and leaves it."""
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.getcwd()}
-    argv = [sys.executable, "-c", DAEMON, str(runtime_dir), client.model_dump_json(exclude_unset=True)]
+    argv = [sys.executable, "-c", DAEMON, str(runtime_dir), json.dumps(plain(client, sparse=True))]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment) as daemon:
         assert daemon.stdout is not None
         assert daemon.stdout.readline() == "spawned\n"

@@ -6,25 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-
 from supervisor.config import Config, ConfigErrors, parse
 from tunnels.base import CLIENT_SETTINGS, AnyKind, Carrier, Input, Kind, Launch
-from tunnels.settings import Secret, Tunnel
+from tunnels.settings import Secret, Tunnel, setting
 
 
 class Wire(Tunnel):
     """Runs through a device."""
 
     kind: Literal["wire"] = "wire"
-    config: Path = Field(description="the file of the far side")
+    config: Path = setting(description="the file of the far side")
 
 
 class PipeTunnel(Tunnel):
     """Runs through a proxy."""
 
     kind: Literal["pipe"] = "pipe"
-    remote: str = Field(description="the far side")
+    remote: str = setting(description="the far side")
     identity: Secret | None = None
     options: tuple[str, ...] = ()
 

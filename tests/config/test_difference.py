@@ -6,6 +6,7 @@ import pytest
 
 from supervisor.config import ConfigDifference, difference
 from supervisor.config.difference import fingerprint, with_tunnels_of
+from supervisor.config.validation import validated
 from tests.config.kinds import HEAD, good
 from tunnels.kinds.openvpn.kind import OpenVPN
 from tunnels.kinds.sshuttle.kind import Sshuttle
@@ -109,11 +110,13 @@ def test_clients_of_the_first_release_go_on_but_for_sshuttle() -> None:
     """Its listening sockets were not transparent, and no packet reaches such a socket any more: it begins
     anew at once.
     """
-    openvpn = OpenVPN.model_validate(
-        {"name": "acme", "kind": "openvpn", "destinations": ["10.0.0.0/16"], "config": "/etc/acme.ovpn"}
+    openvpn = validated(
+        OpenVPN,
+        {"name": "acme", "kind": "openvpn", "destinations": ["10.0.0.0/16"], "config": "/etc/acme.ovpn"},
     )
     assert fingerprint(openvpn) == RELEASE_0_1_0["openvpn"]
-    sshuttle = Sshuttle.model_validate(
+    sshuttle = validated(
+        Sshuttle,
         {
             "name": "own-cloud",
             "kind": "sshuttle",
@@ -121,7 +124,7 @@ def test_clients_of_the_first_release_go_on_but_for_sshuttle() -> None:
             "remote": "u@192.0.2.1",
             "known_hosts": "/etc/known_hosts",
             "identity": {"file": "/etc/key"},
-        }
+        },
     )
     assert fingerprint(sshuttle) != RELEASE_0_1_0["sshuttle"]
 

@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from supervisor.app.api.daemon_api import RunningDaemonAPI
 from supervisor.app.api.status_page_model import StatusPageInputs, StatusPageModel
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
+from supervisor.config.validation import validated
 from supervisor.control.api import HTTPApi
 from supervisor.control.openapi import api_schema, openapi
 from supervisor.control.peer_credentials import ClientGuard
@@ -46,6 +47,7 @@ from tests.control.published import DOCS, PublishedApi
 from tests.control.test_api import FakeDaemon
 from tests.fakes import Habits, World
 from tests.page.sample_pages import bad_night
+from tests.settings import configured
 from tests.simulation.test_worlds import tunnel
 from tests.why.worlds import NOW, STATES, TUNNELS, asked, facts
 from tunnels.base import Failed, Question, Reason, Wanted
@@ -159,7 +161,7 @@ def test_the_status_of_a_tunnel_in_any_state(published: PublishedApi, state: str
 
 
 def test_the_status_while_one_session_replaces_another(published: PublishedApi) -> None:
-    planned = Reconnect(planned=Planned.model_validate({"every": "1h", "before": "5m"}))
+    planned = configured(Reconnect, planned=validated(Planned, {"every": "1h", "before": "5m"}))
     habits = Habits(second=Second.ALLOWED, flows=lambda name, now: 3, connects_in=lambda: 5.0)
     world = World({"acme": tunnel(reconnect=planned)}, habits)
     roles = set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,12 +11,14 @@ from hypothesis import strategies as st
 from supervisor.core.alerting.verdict import Verdict, verdicts
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Failure, Health, Phase, Session, TunnelState, Want, well
+from tests.settings import configured
 from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import AlertSettings, Probe, Tunnel
 
-ALERT = AlertSettings(after="3m", clear_after="2m", severity="error")
-TUNNEL = Tunnel(
+ALERT = configured(AlertSettings, after="3m", clear_after="2m", severity="error")
+TUNNEL = configured(
+    Tunnel,
     name="acme",
     kind="test",
     description="Frankfurt",
@@ -69,7 +73,7 @@ def test_connected_but_nothing_answers_is_not_well() -> None:
 
 
 def test_without_probes_being_connected_is_being_well() -> None:
-    blind = TUNNEL.model_copy(update={"probe": Probe()})
+    blind = replace(TUNNEL, **{"probe": Probe()})
     alert, _ = judge(but(WELL, health=Health.UNKNOWN), 1120.0, tunnel=blind)
     assert alert.verdict is Verdict.CLEAR
 

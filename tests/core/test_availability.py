@@ -22,6 +22,7 @@ from supervisor.core.views.availability import (
     standing,
     worst,
 )
+from tests.settings import configured
 from tests.states import tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
@@ -222,14 +223,18 @@ def test_every_reason_has_a_class_and_only_wishes_and_progress_are_no_failures()
     ],
 )
 def test_what_a_state_means(state: TunnelState, said: Standing) -> None:
-    probed = Tunnel(
-        name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",))
+    probed = configured(
+        Tunnel,
+        name="acme",
+        kind="test",
+        destinations=("10.77.0.0/24",),
+        probe=Probe(targets=("icmp://10.77.0.1",)),
     )
     assert standing(probed, state) is said
 
 
 def test_where_nothing_can_be_probed_being_connected_is_being_up() -> None:
-    bare = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",))
+    bare = configured(Tunnel, name="acme", kind="test", destinations=("10.77.0.0/24",))
     assert standing(bare, tunnel_state(phase=Phase.UP)) is UP
 
 

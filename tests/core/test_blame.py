@@ -18,16 +18,20 @@ from supervisor.core.snapshot import Uplink
 from supervisor.core.state import Failure, Health, Leg, Phase, Proof, Reach, Session, TunnelState, well
 from tests.core.moments import moment
 from tests.fakes import KIND
+from tests.settings import configured
 from tests.states import but, tunnel_state
 from tunnels.base import AnyKind, Full, Reason, Say
 from tunnels.settings import Degraded, Probe, Tunnel
 
-TUNNEL = Tunnel(
+TUNNEL = configured(
+    Tunnel,
     name="acme",
     kind="test",
     destinations=("10.77.0.0/24",),
-    probe=Probe(
-        targets=("icmp://10.77.0.1", "tcp://10.77.0.2:80"), degraded=Degraded(loss="20%", rtt="300ms")
+    probe=configured(
+        Probe,
+        targets=("icmp://10.77.0.1", "tcp://10.77.0.2:80"),
+        degraded=configured(Degraded, loss="20%", rtt="300ms"),
     ),
 )
 HEALTHY = tunnel_state(

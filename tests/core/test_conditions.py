@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from supervisor.core.conditions import DOWN, UPLINK, Condition, of_tunnels, visible
 from supervisor.core.snapshot import Snapshot, Uplink
 from supervisor.core.state import Failure, Health, Phase, Session, TunnelState, Want
+from tests.settings import configured
 from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
@@ -31,7 +32,7 @@ DEAD = Condition("the uplink is dead")
 def snapshot(*states: TunnelState, uplink: Uplink = Uplink()) -> Snapshot:
     probes = [Probe(targets=(f"icmp://10.{n}.0.1",)) for n in range(len(states))]
     tunnels = {
-        f"t{n}": Tunnel(name=f"t{n}", kind="test", destinations=(f"10.{n}.0.0/24",), probe=each)
+        f"t{n}": configured(Tunnel, name=f"t{n}", kind="test", destinations=(f"10.{n}.0.0/24",), probe=each)
         for n, each in enumerate(probes)
     }
     return Snapshot(

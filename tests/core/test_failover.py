@@ -9,6 +9,7 @@ import pytest
 from supervisor.core.network.failover import choose
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Health, Phase, TunnelState
+from tests.settings import configured
 from tests.states import tunnel_state
 from tunnels.settings import Probe, Reconnect, Tunnel
 
@@ -17,13 +18,14 @@ PROBED = Probe(targets=("icmp://10.77.0.1",))
 
 
 def tunnel(name: str, priority: int) -> Tunnel:
-    return Tunnel(
+    return configured(
+        Tunnel,
         name=name,
         kind="test",
         destinations=("10.77.0.0/24",),
         priority=priority,
         probe=PROBED,
-        reconnect=Reconnect(stable_after="1m"),
+        reconnect=configured(Reconnect, stable_after="1m"),
     )
 
 

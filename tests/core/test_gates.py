@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.core.network.access import AccessPolicy, AccessRule, Refusal, Segment, gate, refusals
+from tests.settings import configured
 from tunnels.settings import Ports, Tunnel
 
 STAFF = (ip_network("10.8.0.0/24"),)
@@ -25,11 +26,12 @@ def numbers(text: str) -> tuple[int, int]:
 
 
 def test_a_tunnel_without_allow_has_no_gate() -> None:
-    assert gate(Tunnel(name="a", kind="test", destinations=("10.77.0.0/24",)), 173001) is None
+    assert gate(configured(Tunnel, name="a", kind="test", destinations=("10.77.0.0/24",)), 173001) is None
 
 
 def test_what_the_configuration_says_is_what_the_gate_holds() -> None:
-    tunnel = Tunnel(
+    tunnel = configured(
+        Tunnel,
         name="a",
         kind="test",
         destinations=("10.77.0.0/24",),

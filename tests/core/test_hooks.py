@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from supervisor.core.hooks import MAX_VALUE_CHARS, HookCall, HookEvent, HookQueue, moved, next_call, seen
 from supervisor.core.snapshot import Transition
 from supervisor.core.state import Health, Phase, Session, TunnelState, up
+from tests.settings import configured
 from tests.states import tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Hooks, Tunnel
@@ -22,7 +23,7 @@ STATES = tuple(
 
 
 def tunnel(hooks: Hooks = ALL) -> Tunnel:
-    return Tunnel(name="one", kind="test", destinations=("10.0.0.0/24",), hooks=hooks)
+    return configured(Tunnel, name="one", kind="test", destinations=("10.0.0.0/24",), hooks=hooks)
 
 
 def transition(state: TunnelState, text: str = "text") -> Transition:

@@ -17,13 +17,15 @@ from supervisor.core.alerting.verdict import Verdict, verdicts
 from supervisor.core.conditions import Condition
 from supervisor.core.snapshot import Snapshot, Uplink
 from supervisor.core.state import Failure, Health, Phase, TunnelState, Want
+from tests.settings import configured
 from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import AlertSettings, Login, Probe, Secret, Tunnel
 
 NAMES = [f"t{n}" for n in range(7)]
 TUNNELS = {
-    name: Tunnel(
+    name: configured(
+        Tunnel,
         name=name,
         kind="test",
         destinations=(f"10.{n}.0.0/24",),
@@ -123,7 +125,7 @@ def test_every_down_tunnel_is_covered_by_exactly_one_incident(steps: list, inher
 def test_a_group_needs_three_or_all_that_fell_together_for_a_like_reason(
     count: int, reasons: list[Reason], falls: list[float]
 ) -> None:
-    tunnels = {name: TUNNELS[name].model_copy(update={"login": Login()}) for name in NAMES[:count]}
+    tunnels = {name: replace(TUNNELS[name], **{"login": Login()}) for name in NAMES[:count]}
     causes = shared_causes(tunnels, dict.fromkeys(tunnels, "gw"))
     down = {
         name: tunnel_state(phase=Phase.BACKOFF, well_since=at, failure=Failure(reason, "", at))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,14 +11,15 @@ from supervisor.core import events as ev
 from supervisor.core.session.step import step
 from supervisor.core.state import Phase, Proof, Reach, TunnelState, Want
 from tests.core.moments import moment
+from tests.settings import configured
 from tunnels.base import Connected, Failed, Question, Reason, Wanted
 from tunnels.settings import Login, Probe, Tunnel
 
 TUNNELS = [
-    Tunnel(name="t", kind="test", destinations=("10.0.0.0/24",), probe=Probe(targets=targets))
+    configured(Tunnel, name="t", kind="test", destinations=("10.0.0.0/24",), probe=Probe(targets=targets))
     for targets in ((), ("icmp://10.0.0.1",))
 ]
-TUNNELS.append(TUNNELS[1].model_copy(update={"login": Login(reconnect_on_change=True)}))
+TUNNELS.append(replace(TUNNELS[1], **{"login": Login(reconnect_on_change=True)}))
 ASKS = [
     Reason.CONFIGURED,
     Reason.STARTED,

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.config.validation import validated
 from supervisor.core.session.lifetime import (
     CLOSE,
     ENOUGH_SESSIONS,
@@ -20,6 +21,7 @@ from supervisor.core.session.lifetime import (
     limit,
 )
 from supervisor.core.state import Health, Known, Length, Phase, Reach, Session, TunnelState
+from tests.settings import configured
 from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Planned, Reconnect, Tunnel
@@ -29,8 +31,8 @@ ages = st.floats(300.0, 86_400.0)
 
 
 def tunnel(**planned: object) -> Tunnel:
-    settings = Reconnect() if not planned else Reconnect(planned=Planned.model_validate(planned))
-    return Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",), reconnect=settings)
+    settings = Reconnect() if not planned else configured(Reconnect, planned=validated(Planned, planned))
+    return configured(Tunnel, name="acme", kind="test", destinations=("10.77.0.0/24",), reconnect=settings)
 
 
 def up(connected: float = 0.0, expires: float | None = None, *lengths: float) -> TunnelState:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from supervisor.core import events as ev
@@ -11,12 +13,17 @@ from supervisor.core.session.retry import CURABLE_SECONDS, POLICIES, Page, Retry
 from supervisor.core.session.step import HANDLED, step
 from supervisor.core.state import Failure, Health, Phase, Reach, Session, TunnelState, Want
 from tests.core.moments import moment
+from tests.settings import configured
 from tests.states import but, tunnel_state
 from tunnels.base import Connected, Failed, Reason
 from tunnels.settings import Login, Probe, Reconnect, Tunnel
 
-TUNNEL = Tunnel(
-    name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",))
+TUNNEL = configured(
+    Tunnel,
+    name="acme",
+    kind="test",
+    destinations=("10.77.0.0/24",),
+    probe=Probe(targets=("icmp://10.77.0.1",)),
 )
 ABOUT_ALL = (ev.Noticed, ev.UplinkChanged, ev.UplinkDoubted)  # which no step of a tunnel ever sees
 EVENTS = tuple(  # a class with slots is made anew from one without, which Python still knows
@@ -208,7 +215,9 @@ def test_failures_are_forgotten_only_after_stable_after_of_health() -> None:
 def test_backoff_is_full_jitter_between_first_and_a_doubling_capped_ceiling(
     attempts: int, jitter: float, seconds: float
 ) -> None:
-    assert backoff(Reconnect(first="1s", max="2m"), attempts, jitter) == pytest.approx(seconds, abs=1e-4)
+    assert backoff(configured(Reconnect, first="1s", max="2m"), attempts, jitter) == pytest.approx(
+        seconds, abs=1e-4
+    )
 
 
 def test_transient_causes_are_tried_for_ever() -> None:
@@ -270,7 +279,7 @@ def test_a_gateway_that_is_back_after_a_silence_is_tried_at_once_by_what_waits_f
 
 
 def test_a_wrong_password_is_tried_max_attempts_times_and_wakes_on_a_changed_secret() -> None:
-    tunnel = TUNNEL.model_copy(update={"login": Login(max_attempts=3)})
+    tunnel = replace(TUNNEL, **{"login": Login(max_attempts=3)})
     state, now, pauses = started(), 100.0, []
     while state.phase is not Phase.FAILED:
         number = state.session.number

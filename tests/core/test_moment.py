@@ -13,16 +13,22 @@ from supervisor.core.session.step import step
 from supervisor.core.state import Health, Known, Phase, Session, TunnelState
 from tests.core.moments import moment
 from tests.fakes import KIND
+from tests.settings import configured
 from tests.states import but, tunnel_state
 from tunnels.base import Connected, Reason, Say
 from tunnels.settings import Planned, Probe, Reconnect, Tunnel
 
-TUNNEL = Tunnel(
-    name="acme", kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=("icmp://10.77.0.1",))
+TUNNEL = configured(
+    Tunnel,
+    name="acme",
+    kind="test",
+    destinations=("10.77.0.0/24",),
+    probe=Probe(targets=("icmp://10.77.0.1",)),
 )
-UNPROBED = TUNNEL.model_copy(update={"probe": Probe()})
-AT_NIGHT = TUNNEL.model_copy(
-    update={"reconnect": Reconnect(planned=Planned(every="1d", window="02:00-03:00"))}
+UNPROBED = replace(TUNNEL, **{"probe": Probe()})
+AT_NIGHT = replace(
+    TUNNEL,
+    **{"reconnect": configured(Reconnect, planned=configured(Planned, every="1d", window="02:00-03:00"))},
 )
 NOW = 1000.0
 IDLE = TunnelState()

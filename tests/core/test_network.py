@@ -15,6 +15,7 @@ from supervisor.core.network.plan import Lane, Manner, assign_lanes, desired, ne
 from supervisor.core.network.running_flows import taken_over
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Health, Phase, Session, TunnelState, Want
+from tests.settings import configured
 from tests.states import but, tunnel_state
 from tunnels.base import device_name
 from tunnels.settings import Tunnel
@@ -23,7 +24,7 @@ STAFF = (ip_network("10.8.0.0/16"),)
 
 
 def tunnel(name: str, *destinations: object, **settings: object) -> Tunnel:
-    return Tunnel(name=name, kind="test", destinations=destinations, **settings)
+    return configured(Tunnel, name=name, kind="test", destinations=destinations, **settings)
 
 
 def plan(*pairs: tuple[Tunnel, TunnelState], proxies: Mapping[str, int] = MappingProxyType({})):

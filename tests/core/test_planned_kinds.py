@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from supervisor.config.validation import validated
 from tunnels.registry import KINDS
 
 
@@ -20,7 +21,7 @@ def test_a_command_runs_twice_only_if_it_can_be_told_its_device() -> None:
 
     def options(**said: object) -> object:
         common = {"name": "a", "kind": "command", "destinations": ["10.0.0.0/24"], "up": {"notify": True}}
-        return command.options.model_validate({**common, **said})
+        return validated(command.options, {**common, **said})
 
     assert command.allows_parallel(options(argv=["vpn", "{device}"]))
     assert not command.allows_parallel(options(argv=["vpn"], device="vpn0"))

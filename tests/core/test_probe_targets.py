@@ -9,6 +9,7 @@ import pytest
 from supervisor.core.session.liveness import ROUNDS
 from supervisor.core.session.probe_targets import dead_targets, destination_of, judged, traffic_proof
 from supervisor.core.state import Liveness, Proof
+from tests.settings import configured
 from tunnels.settings import Tunnel
 
 NETWORKS = (ip_network("10.77.0.0/28"), ip_network("10.77.0.16/28"))
@@ -42,7 +43,8 @@ def test_a_target_is_dead_after_some_rounds_in_a_row() -> None:
 
 
 def test_the_destination_of_a_target() -> None:
-    tunnel = Tunnel(
+    tunnel = configured(
+        Tunnel,
         name="acme",
         kind="test",
         destinations=({"network": "10.77.0.0/24", "presented_as": "100.64.0.0/24"}, "10.78.0.0/24"),

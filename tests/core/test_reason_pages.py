@@ -15,6 +15,7 @@ from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Failure, Health, Phase
 from supervisor.core.views.status_json import DaemonIdentity, status_document
 from tests.architecture.document import ROOT
+from tests.settings import configured
 from tests.states import tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Tunnel
@@ -53,7 +54,7 @@ def test_status_names_it_while_the_tunnel_is_not_well() -> None:
     }
     states = failed | {"well": tunnel_state(phase=Phase.UP, health=Health.HEALTHY, reason=Reason.HEALTHY)}
     tunnels = {
-        name: (Tunnel(name=name, kind="test", destinations=(f"10.{n}.0.0/24",)), state)
+        name: (configured(Tunnel, name=name, kind="test", destinations=(f"10.{n}.0.0/24",)), state)
         for n, (name, state) in enumerate(states.items())
     }
     who = DaemonIdentity("vpn1", "1", 1, 0.0, 0.0, runbooks=base)

@@ -41,6 +41,7 @@ from supervisor.core.state import (
     TunnelState,
     Want,
 )
+from tests.settings import configured
 from tunnels.base import Question, Reason, Wanted
 from tunnels.settings import Tunnel
 
@@ -193,7 +194,7 @@ def _read_held(directory: Path, content: bytes) -> frozenset[str]:
 def _learned(directory: Path) -> bytes:
     recorder = SecondSessions(directory)
     for name, second in LEARNED.items():
-        tunnel = Tunnel(name=name, kind="test", destinations=("10.77.0.0/24",))
+        tunnel = configured(Tunnel, name=name, kind="test", destinations=("10.77.0.0/24",))
         told = Transition(name, 1, Phase.STARTING, Phase.UP, Health.UNKNOWN, Reason.CONNECTED, "", 0.0, 0.0)
         recorder.record(told, Snapshot({name: (tunnel, TunnelState(known=Known(second)))}, 0.0))
     return (directory / "second-sessions.json").read_bytes()

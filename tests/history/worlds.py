@@ -12,6 +12,7 @@ from supervisor.reports.history.archive import Archive
 from supervisor.reports.history.recorder import History, HistorySources
 from supervisor.reports.history.writer_thread import WriterIntervals
 from tests.fakes import Habits, World
+from tests.settings import configured
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
@@ -23,8 +24,13 @@ ROWS_ONLY = WriterIntervals(
 def tunnel(
     name: str = "acme", *, targets: tuple[str, ...] = ("icmp://10.77.0.1",), **settings: object
 ) -> Tunnel:
-    return Tunnel(
-        name=name, kind="test", destinations=("10.77.0.0/24",), probe=Probe(targets=targets), **settings
+    return configured(
+        Tunnel,
+        name=name,
+        kind="test",
+        destinations=("10.77.0.0/24",),
+        probe=Probe(targets=targets),
+        **settings,
     )
 
 

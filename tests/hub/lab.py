@@ -49,6 +49,8 @@ class HubNode:
         self.directory.mkdir(mode=0o700)
         self.management = self.directory / "management.sock"
         self.openvpn = OpenVpnNode(self, lab)
+        self.config = lab.directory / f"hub-{name}.yaml"
+        self._write_config()
         self._sidecar: subprocess.Popen[bytes] | None = None
         self.log = lab.directory / f"sidecar-{name}.log"
 
@@ -57,7 +59,8 @@ class HubNode:
     def start_sidecar(self, wait: bool = True) -> None:
         """Start it; `wait` until it decides logins."""
         with self.log.open("ab") as output:
-            argv = self.namespace.argv(sys.executable, "-I", "-c", _RUN, json.dumps(self._settings()))
+            program = str(Path(sys.executable).with_name("facilitator-hub"))
+            argv = self.namespace.argv(program, "sidecar", "-c", str(self.config))
             self._sidecar = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
@@ -102,30 +105,17 @@ class HubNode:
         self.openvpn.kill()
         self.namespace.remove()
 
-    def _settings(self) -> dict[str, object]:
-        pair = self._lab.service_authority.directory / f"node-{self.name}"
-        if not pair.with_suffix(".crt").exists():
-            self._lab.service_authority.issue(pair.name, "clientAuth")
-        return {
-            "node": pair.name,
+    def _write_config(self) -> None:
+        pair = self._lab.service_authority.issue(f"node-{self.name}", "clientAuth")
+        tls = {"certificate": str(pair.certificate), "key": str(pair.key)}
+        ca = str(self._lab.service_authority.root.certificate)
+        url = f"https://{self.service_address}:{SERVICE_PORT}"
+        sidecar = {
             "management": str(self.management),
-            "url": f"https://{self.service_address}:{SERVICE_PORT}",
-            "certificate": f"{pair}.crt",
-            "key": f"{pair}.key",
-            "ca": str(self._lab.service_authority.root.certificate),
+            "sessions": {"url": url, "tls": tls | {"ca": ca}},
             **self._lab.settings,
         }
-
-
-_RUN = textwrap.dedent("""\
-    import json, sys
-    from pathlib import Path
-    from hub.core.sidecar.settings import SidecarSettings
-    from hub.sidecar.daemon import run_sidecar
-    given = json.loads(sys.argv[1])
-    paths = {name: Path(given[name]) for name in ("management", "certificate", "key", "ca")}
-    sys.exit(run_sidecar(SidecarSettings(**(given | paths))))
-    """)
+        self.config.write_text(json.dumps({"sidecar": sidecar}))
 
 
 class OpenVpnNode(Server):
@@ -249,7 +239,7 @@ class HubLab:
 
     def __init__(self, options: Sequence[str] = (), protocol: str = "udp", **settings: object) -> None:
         self.options, self.protocol = options, protocol
-        self.settings = {"heartbeat": 1.0} | settings
+        self.settings = {"heartbeat": "1s"} | settings
         self.number = 0
         self._closing = contextlib.ExitStack()
 

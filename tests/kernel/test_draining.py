@@ -53,14 +53,17 @@ def lab(netns: Namespace) -> Iterator[KernelWorld]:
 class StaffConnection:
     """A connection of staff that lives on."""
 
-    def __init__(self, lab: KernelWorld, address: str) -> None:
+    def __init__(self, lab: KernelWorld, address: str, source: str | None = None) -> None:
+        """`source`: the address that it comes from, one that the kernel would not choose."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._sock = made_in(lab.staff, lambda: socket.socket(family))
-        self._address = address
+        self.address = address
+        if source is not None:
+            self._sock.bind((source, 0))
 
     async def __aenter__(self) -> StaffConnection:
         loop = asyncio.get_running_loop()
-        await loop.sock_connect(self._sock, (self._address, 80))
+        await loop.sock_connect(self._sock, (self.address, 80))
         assert await loop.sock_recv(self._sock, 200)
         return self
 
@@ -73,6 +76,14 @@ class StaffConnection:
         await until(
             lambda: self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[24:28] == bytes(4)
         )  # tcpi_unacked
+
+    async def is_reset(self, *, silent: bool) -> None:
+        """It ends with a reset, although it sends nothing; not `silent`: as soon as it sends something."""
+        loop = asyncio.get_running_loop()
+        if not silent:
+            await loop.sock_sendall(self._sock, b"still here\n")
+        with pytest.raises(ConnectionResetError):
+            await loop.sock_recv(self._sock, 200)
 
 
 def remembered(lab: KernelWorld) -> list[str]:

@@ -40,6 +40,7 @@ from tests.kernel.lab import (
 )
 from tests.lab.hostile import inject, link_layer
 from tests.netns import Namespace, link
+from tests.settings import configured
 from tunnels.settings import Tunnel
 
 STAFF = (ip_network("10.8.0.0/16"),)
@@ -57,7 +58,7 @@ def tunnels(shape: tuple[tuple[bool, ...], ...]) -> dict[str, Tunnel]:
         for i, sites in enumerate(shape)
     }
     return {
-        name: Tunnel(name=name, kind="test", destinations=sites, priority=100 + i)
+        name: configured(Tunnel, name=name, kind="test", destinations=sites, priority=100 + i)
         for i, (name, sites) in enumerate(named.items())
         if sites
     }

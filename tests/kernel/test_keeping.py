@@ -457,9 +457,9 @@ async def test_cleanup_removes_devices_that_killed_clients_left_and_no_others(ne
         netns.run("ip", "link", "add", name, "type", "veth", "peer", "name", f"p-{name}")
         netns.run("ip", "link", "set", name, "alias", alias)
     assert await remove_devices() == ()
-    assert await remove_devices("veth") == ("wg-acme",)
+    assert await remove_devices(("veth",)) == ("wg-acme",)
     assert {name for _, name in socket.if_nameindex()} == {"lo", "wg-own", "p-wg-own", "wg-none", "p-wg-none"}
-    assert await remove_devices("veth") == ()
+    assert await remove_devices(("veth",)) == ()
     assert ALIAS == wireguard_device.ALIAS
 
 

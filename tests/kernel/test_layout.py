@@ -40,6 +40,7 @@ PAUSED = replace(DOWN, lanes=tuple(replace(lane, manner=Manner.PAUSE) for lane i
 CLOSED = ("unreachable", "blackhole")
 LIMITED = replace(
     PLAN,
+    denied=(ip_address("10.8.1.7"), ip_address("fd00:8::7")),
     segments=(
         Segment("engineers", (ip_network("10.8.1.0/24"), ip_network("fd00:8::1:0/112"))),
         Segment("support", (ip_network("10.8.2.0/24"),)),
@@ -243,6 +244,8 @@ def test_a_gate_is_one_block_of_elements() -> None:
         == """\
 + element allowed4 173001 . 10.8.2.0/24 . tcp . 443
 + element allowed4 173001 . 10.8.2.0/24 . udp . 8000-8100
++ element denied4 10.8.1.7/32
++ element denied6 fd00:8::7/128
 + element refused4 173001 . 10.8.0.0/24
 + element refused4 173001 . 10.8.2.0/24
 + element refused4 173001 . 10.8.3.0-10.8.255.255

@@ -9,10 +9,55 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from supervisor.core.humanize import iso
-from supervisor.core.views.documents import MeasuresEntry, StatusPageDocument, TunnelOnPage
+from supervisor.core.views.documents import FleetDocument, MeasuresEntry, StatusPageDocument, TunnelOnPage
 
 NOW = 1_790_000_000.0  # Unix time
 SAMPLES = 60  # of the latency, five seconds apart
+
+
+FLEET: FleetDocument = {
+    "fleet": "emea",
+    "member": "vpn1-eu-west-1",
+    "source": "engine",
+    "problems": [],
+    "members": [
+        {
+            "name": name,
+            "up": since is None,
+            "version": "0.1.0" if since is None else None,
+            "drained": name.startswith("vpn2"),
+            "silent_since": since,
+            "problem": None,
+        }
+        for name, since in (
+            ("vpn1-eu-west-1", None),
+            ("vpn2-eu-west-1", None),
+            ("vpn3-eu-north-1", iso(NOW - 700)),
+        )
+    ],
+    "tunnels": [
+        {
+            "name": name,
+            "members": {
+                "vpn1-eu-west-1": {"standing": one, "locked": False},
+                "vpn2-eu-west-1": {"standing": other, "locked": False},
+            },
+        }
+        for name, one, other in (("acme-dc", "carries", "drains"), ("borealis", "down", "stopped"))
+    ],
+    "orders": [
+        {
+            "id": "drain.vpn2-eu-west-1",
+            "kind": "drain",
+            "subject": "vpn2-eu-west-1",
+            "by": "alice@vpn1-eu-west-1",
+            "why": "a new kernel",
+            "given": NOW - 400,
+            "acknowledged": [],
+            "missing": [],
+        }
+    ],
+}
 
 
 def tunnel(name: str, **changed: Any) -> TunnelOnPage:
@@ -217,6 +262,7 @@ def bad_night() -> StatusPageDocument:
                 "UTC",
             }
         ],
+        "fleet": FLEET,
         "incidents": [
             {
                 "name": "delta-logistics",

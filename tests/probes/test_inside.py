@@ -20,11 +20,12 @@ from supervisor.probes.interface_activity import InterfaceMeter
 from supervisor.probes.prober import ProbeLoop
 from supervisor.probes.targets import ProbePath
 from tests.netns import Namespace, link
+from tests.settings import configured
 from tunnels.settings import Probe
 
 DEVICE = ProbePath("t-site", 173001)
 BEHIND, BEHIND6 = "icmp://10.88.0.9", "icmp://[fd88::9]"  # nobody is there, and nobody says so
-SETTINGS = Probe(targets=(BEHIND,), interval="500ms", timeout="500ms")
+SETTINGS = configured(Probe, targets=(BEHIND,), interval="500ms", timeout="500ms")
 JOB = ProbeJob("acme", 3, SETTINGS, "t-site", 173001)
 
 
@@ -127,7 +128,7 @@ async def test_a_round_without_an_answer_says_what_proves_the_tunnel(gateway: Na
 async def test_a_round_is_early_when_packets_go_in_and_none_comes_out(
     gateway: Namespace, netns: Namespace
 ) -> None:
-    settings = Probe(targets=("icmp://10.77.0.1",), interval="1h", timeout="200ms")
+    settings = configured(Probe, targets=("icmp://10.77.0.1",), interval="1h", timeout="200ms")
     async with rounds(replace(JOB, probe=settings)) as seen:
         assert (await seen.get()).rtt is not None
         silence(gateway)

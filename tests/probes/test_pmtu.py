@@ -19,6 +19,7 @@ from supervisor.probes.pmtu import path_mtu
 from supervisor.probes.prober import ProbeLoop
 from supervisor.probes.targets import ProbePath
 from tests.netns import Namespace, link
+from tests.settings import configured
 from tunnels.settings import Probe
 
 pytestmark = pytest.mark.root
@@ -190,7 +191,7 @@ async def test_the_search_runs_beside_the_rounds_and_once_a_session(site: Routed
     site.narrow(1400)
     seen: asyncio.Queue[Event] = asyncio.Queue()
     loops = ProbeLoop(seen.put_nowait, asyncio.Event().wait, lambda: 0.5)
-    settings = Probe(targets=(HOST,), interval="100ms", timeout="100ms")
+    settings = configured(Probe, targets=(HOST,), interval="100ms", timeout="100ms")
     loops.set(
         {
             "acme": ProbeJob("acme", 3, settings, "t-site", 173001),

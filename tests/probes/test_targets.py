@@ -15,6 +15,7 @@ from supervisor.probes.prober import ProbeLoop
 from supervisor.probes.target_rounds import TargetRounds
 from supervisor.probes.targets import ProbePath, probe
 from tests.netns import Namespace, link
+from tests.settings import configured
 from tunnels.settings import Probe
 
 pytestmark = pytest.mark.root
@@ -121,7 +122,7 @@ async def test_http_wants_an_answer(netns: Namespace, handle, alive: bool) -> No
 
 async def test_any_one_target_is_enough_and_the_first_answer_ends_the_round(site: Namespace) -> None:
     targets = ("icmp://10.77.0.9", "icmp://10.77.0.1")
-    rounds = TargetRounds(Probe(targets=targets, timeout="60s"), DEVICE)
+    rounds = TargetRounds(configured(Probe, targets=targets, timeout="60s"), DEVICE)
     async with asyncio.timeout(30):
         assert await rounds.first_answer() is not None
     assert rounds.silent() is None, "the other one has its time"
@@ -130,7 +131,7 @@ async def test_any_one_target_is_enough_and_the_first_answer_ends_the_round(site
 
 async def test_of_each_target_it_is_known_whether_it_is_silent(site: Namespace) -> None:
     targets = ("icmp://10.77.0.9", "icmp://10.77.0.1")
-    rounds = TargetRounds(Probe(targets=targets, timeout="500ms"), DEVICE)
+    rounds = TargetRounds(configured(Probe, targets=targets, timeout="500ms"), DEVICE)
     loop = asyncio.get_running_loop()
     for _ in range(2):
         started = loop.time()
@@ -145,7 +146,7 @@ async def test_of_each_target_it_is_known_whether_it_is_silent(site: Namespace) 
 
 async def test_a_round_in_which_all_are_silent_tells_it_at_once(site: Namespace) -> None:
     targets = ("icmp://10.77.0.8", "icmp://10.77.0.9")
-    rounds = TargetRounds(Probe(targets=targets, timeout="200ms"), DEVICE)
+    rounds = TargetRounds(configured(Probe, targets=targets, timeout="200ms"), DEVICE)
     assert await rounds.first_answer() is None
     assert rounds.silent() == targets
 
@@ -158,7 +159,11 @@ async def test_rounds_follow_the_interval_and_hurry_after_a_miss(site: Namespace
     )
     loop = asyncio.get_running_loop()
     job = ProbeJob(
-        "acme", 3, Probe(targets=("icmp://10.77.0.1",), interval="1500ms", timeout="500ms"), "t-site", 173001
+        "acme",
+        3,
+        configured(Probe, targets=("icmp://10.77.0.1",), interval="1500ms", timeout="500ms"),
+        "t-site",
+        173001,
     )
     loops.set({"acme": job})
     await asyncio.sleep(0)

@@ -16,6 +16,7 @@ from supervisor.core.state import (
     SilentTarget,
     TunnelState,
 )
+from tests.settings import configured
 from tests.states import RUNNING, but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
@@ -23,7 +24,7 @@ from tunnels.settings import Probe, Tunnel
 
 def tunnel(name: str = "acme", **settings: Any) -> Tunnel:
     settings = {"probe": Probe(targets=("icmp://10.77.0.1", "icmp://10.77.0.9")), **settings}
-    return Tunnel(name=name, kind="openvpn", destinations=("10.77.0.0/24",), **settings)
+    return configured(Tunnel, name=name, kind="openvpn", destinations=("10.77.0.0/24",), **settings)
 
 
 def up(number: int = 1, **state: Any) -> TunnelState:

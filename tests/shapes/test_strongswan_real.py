@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.config.validation import validated
 from tests.lab.servers import PASSWORD
 from tests.lab.strongswan import PRESHARED_KEY, SITE, USER
 from tests.tunnels.ipsec_lab import SERVER, IpsecLab
@@ -49,8 +50,9 @@ def filled_in(name: str) -> str:
 
 @pytest.mark.parametrize("name", sorted(SAID))
 def test_what_check_says(name: str) -> None:
-    tunnel = STRONGSWAN.options.model_validate(
-        {"name": "acme", "kind": "strongswan", "config": "acme.conf", "destinations": ["10.77.0.0/24"]}
+    tunnel = validated(
+        STRONGSWAN.options,
+        {"name": "acme", "kind": "strongswan", "config": "acme.conf", "destinations": ["10.77.0.0/24"]},
     )
     found = findings(STRONGSWAN, tunnel, {"config": filled_in(name).encode()}, complete=True)
     assert [str(each) for each in found] == SAID[name]

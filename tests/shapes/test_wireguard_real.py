@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.config.validation import validated
 from tests.lab.network import CUSTOMER
 from tests.lab.wireguard import CLIENT_ADDRESS, text
 from tests.tunnels.wireguard_lab import WireGuardSite
@@ -28,8 +29,9 @@ def filled_in(name: str, **values: object) -> str:
 
 
 def said(shape: str) -> list[str]:
-    tunnel = WIREGUARD.options.model_validate(
-        {"name": "acme", "kind": "wireguard", "config": "acme.conf", "destinations": ["10.77.0.0/24"]}
+    tunnel = validated(
+        WIREGUARD.options,
+        {"name": "acme", "kind": "wireguard", "config": "acme.conf", "destinations": ["10.77.0.0/24"]},
     )
     return [
         str(each)

@@ -8,12 +8,14 @@ import pytest
 
 from supervisor.core.state import Health, Phase, Proof
 from tests.fakes import Habits, World
+from tests.settings import configured
 from tunnels.base import Reason
 from tunnels.settings import Destination, Probe, Tunnel
 
 
 def tunnel(name: str, network: str = "10.77.0.0/24", **settings: object) -> Tunnel:
-    return Tunnel(
+    return configured(
+        Tunnel,
         name=name,
         kind="test",
         destinations=(network,),
@@ -82,7 +84,7 @@ def test_a_spare_takes_over_the_destination_that_only_one_tunnel_cannot_reach() 
     habits = Habits(proof=lambda now: Proof.ANSWERED)
     simulated = world(habits, first=tunnel("first", priority=1), spare=tunnel("spare", priority=2))
     habits.path_alive = lambda now: simulated.prober.asking != "first" or not 1000.0 <= now < 2000.0
-    destination = Destination(network="10.77.0.0/24").staff_side
+    destination = configured(Destination, network="10.77.0.0/24").staff_side
 
     def carrier() -> str:
         lanes = {lane.number: lane.tunnel for lane in simulated.engine.plan.lanes}

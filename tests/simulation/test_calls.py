@@ -12,6 +12,7 @@ import pytest
 from supervisor.core import events as ev
 from supervisor.core.state import Phase
 from tests.fakes import KIND, Habits, World
+from tests.settings import configured
 from tunnels.base import Failed, Reason
 from tunnels.settings import AlertSettings, Login, Probe, Secret, Tunnel
 
@@ -21,7 +22,9 @@ pytestmark = pytest.mark.slow
 def tunnel(name: str, **settings: object) -> Tunnel:
     number = int(name.removeprefix("t") or 0)
     probe = Probe(targets=(f"icmp://10.{number}.0.1",))
-    return Tunnel(name=name, kind="test", destinations=(f"10.{number}.0.0/24",), probe=probe, **settings)
+    return configured(
+        Tunnel, name=name, kind="test", destinations=(f"10.{number}.0.0/24",), probe=probe, **settings
+    )
 
 
 def world(

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.config.validation import validated
 from supervisor.core.events import Asked
 from supervisor.core.session.record import PreviousRun, TunnelRecord, revive
 from supervisor.core.state import Drain, Health, Phase, Second, Session, TunnelState, Want
 from tests.fakes import KIND, Habits, World
+from tests.settings import configured
 from tests.states import but, tunnel_state
 from tunnels.base import Failed, Reason
 from tunnels.settings import AlertSettings, Login, Planned, Probe, Reconnect, Secret, Tunnel
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 def tunnel(name: str = "acme", **settings: object) -> Tunnel:
     settings.setdefault("probe", Probe(targets=("icmp://10.77.0.1",)))
-    return Tunnel(name=name, kind="test", destinations=("10.77.0.0/24",), **settings)
+    return configured(Tunnel, name=name, kind="test", destinations=("10.77.0.0/24",), **settings)
 
 
 def test_what_is_well_stays_well_and_nothing_happens_to_it() -> None:
@@ -48,7 +50,7 @@ def test_what_is_well_stays_well_and_nothing_happens_to_it() -> None:
 
 
 def test_a_client_that_died_meanwhile_is_started_anew_at_once() -> None:
-    simulated = World({"acme": tunnel(reconnect=Reconnect(stable_after="10s"))}, Habits())
+    simulated = World({"acme": tunnel(reconnect=configured(Reconnect, stable_after="10s"))}, Habits())
     simulated.run(until=100.0)
     simulated.crash(lost=("acme",))
     simulated.run(until=100.1)
@@ -111,7 +113,7 @@ def test_a_stop_that_was_under_way_is_finished() -> None:
 
 def test_nobody_is_paged_for_a_crash_and_an_incident_goes_on() -> None:
     habits = Habits(path_alive=lambda now: now < 200.0)
-    settings = {"alert": AlertSettings(after="60s", clear_after="60s")}
+    settings = {"alert": configured(AlertSettings, after="60s", clear_after="60s")}
     simulated = World({"acme": tunnel(**settings)}, habits)
     for moment in range(10, 500, 10):
         simulated.run(until=float(moment))
@@ -130,7 +132,7 @@ def test_a_planned_reconnect_goes_on_over_crashes() -> None:
     end.
     """
     left = {"count": 2}
-    planned = Reconnect(planned=Planned.model_validate({"every": "1h", "before": "5m"}))
+    planned = configured(Reconnect, planned=validated(Planned, {"every": "1h", "before": "5m"}))
     simulated = World(
         {"acme": tunnel(reconnect=planned)},
         Habits(second=Second.ALLOWED, flows=lambda name, now: left["count"]),

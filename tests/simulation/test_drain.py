@@ -13,6 +13,7 @@ from supervisor.core import events as ev
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.state import Drain, Phase, TunnelState, Want
 from tests.fakes import Habits, World
+from tests.settings import configured
 from tunnels.base import Failed, Reason
 from tunnels.settings import Probe, Tunnel
 
@@ -20,7 +21,8 @@ STOP, SHUTDOWN = Reason.STOPPED, Reason.SHUTDOWN
 
 
 def tunnel(name: str = "acme", network: str = "10.77.0.0/24", **settings: object) -> Tunnel:
-    return Tunnel(
+    return configured(
+        Tunnel,
         name=name,
         kind="test",
         destinations=(network,),

@@ -18,12 +18,14 @@ from supervisor.core.state import Phase
 from supervisor.delivery import REPUBLISH_SECONDS
 from supervisor.outputs import Outputs
 from tests.fakes import Habits, World
+from tests.settings import configured
 from tunnels.base import Reason
 from tunnels.settings import Probe, Reconnect, Tunnel
 
 
 def tunnel(name: str, number: int) -> Tunnel:
-    return Tunnel(
+    return configured(
+        Tunnel,
         name=name,
         kind="test",
         destinations=(f"10.{number}.0.0/24",),
@@ -159,7 +161,7 @@ class FaultySettings:
 @pytest.mark.parametrize("crashes", [False, True], ids=["one daemon", "adopted"])
 def test_a_tunnel_whose_steps_raise_stays_as_it_was_and_the_others_go_on(crashes: bool) -> None:
     settings = FaultySettings()
-    bad = tunnel("bad", 3).model_copy(update={"reconnect": settings})
+    bad = replace(tunnel("bad", 3), **{"reconnect": settings})
     lives = iter([20.0] * 8)
     world = World({**TUNNELS, "bad": bad}, Habits(lives=lambda: next(lives, float("inf"))))
     world.run(40.0)

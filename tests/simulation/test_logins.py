@@ -13,6 +13,7 @@ from supervisor.core.session.pacing import SPACING_SECONDS
 from supervisor.core.session.tunnel_machine import QUIET_SECONDS
 from supervisor.core.state import Health, Phase, RecoveryStep, TunnelState
 from tests.fakes import KIND, Habits, World
+from tests.settings import configured
 from tunnels.base import Failed, Question, Reason, Say, Secret, Wanted
 from tunnels.settings import Login, Probe, Tunnel
 
@@ -22,7 +23,9 @@ GATED = replace(KIND, endpoint=lambda tunnel: "vpn.example.net")
 
 def tunnel(name: str = "acme", user: str | None = None, **settings: object) -> Tunnel:
     login = Login() if user is None else Login(username=user, password=Secret(file="password"))
-    return Tunnel(name=name, kind="test", destinations=(f"10.{len(name)}.0.0/24",), login=login, **settings)
+    return configured(
+        Tunnel, name=name, kind="test", destinations=(f"10.{len(name)}.0.0/24",), login=login, **settings
+    )
 
 
 def crowd(count: int, **settings: object) -> dict[str, Tunnel]:
@@ -112,7 +115,7 @@ def test_a_password_that_worked_is_retried_hourly_within_three_logins_an_hour() 
 def waiting(reason: Reason, until: float, **login: object) -> tuple[World, Habits]:
     """A tunnel of which each attempt ends for this reason."""
     habits = refusing(reason)
-    one = tunnel().model_copy(update={"login": Login(**login)})
+    one = replace(tunnel(), **{"login": Login(**login)})
     world = World({"acme": one}, habits)
     world.run(until=until)
     return world, habits
@@ -446,7 +449,8 @@ def test_a_kept_session_outlives_a_long_outage() -> None:
 def changed(reconnect: bool) -> World:
     login = Login(reconnect_on_change=reconnect)
     world = World(
-        {"acme": Tunnel(name="acme", kind="test", destinations=("10.0.0.0/24",), login=login)}, Habits()
+        {"acme": configured(Tunnel, name="acme", kind="test", destinations=("10.0.0.0/24",), login=login)},
+        Habits(),
     )
     world.run(until=100.0)
     world.post(ev.InputsChanged("acme"))

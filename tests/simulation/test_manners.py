@@ -8,6 +8,7 @@ import itertools
 
 from supervisor.core.network.plan import Manner
 from tests.fakes import Habits, World
+from tests.settings import configured
 from tests.simulation.test_worlds import tunnel
 from tunnels.settings import Reconnect
 
@@ -20,7 +21,7 @@ def lane(simulated: World) -> tuple[bool, Manner]:
 def test_the_pause_ends_after_fifteen_seconds_without_any_event() -> None:
     once = iter([0.5])
     simulated = World(
-        {"acme": tunnel(reconnect=Reconnect(first="1000s", max="1000s"))},
+        {"acme": tunnel(reconnect=configured(Reconnect, first="1000s", max="1000s"))},
         Habits(connects_in=lambda: next(once, None), path_alive=lambda now: now < 100.0),
     )
     simulated.run(until=99.0)

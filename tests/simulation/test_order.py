@@ -10,11 +10,13 @@ from supervisor.core.events import Asked
 from supervisor.engine import Stage
 from supervisor.outputs import Outputs
 from tests.fakes import Habits, World
+from tests.settings import configured
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
 PAIR = {
-    name: Tunnel(
+    name: configured(
+        Tunnel,
         name=name,
         kind="test",
         destinations=("10.77.0.0/24",),

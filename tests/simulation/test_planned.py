@@ -8,23 +8,29 @@ from dataclasses import replace
 import pytest
 
 from supervisor.app.shutdown import all_stopped
+from supervisor.config.validation import validated
 from supervisor.core import events as ev
 from supervisor.core.network.lanes import FIRST_LANE, NEXT_SLOT
 from supervisor.core.state import Health, Known, Phase, Second, TunnelState
 from supervisor.core.views.drain_text import waits_for
 from tests.fakes import KIND, Habits, World
+from tests.settings import configured
 from tunnels.base import Failed, Reason, Say
 from tunnels.settings import Planned, Probe, Reconnect, Tunnel
 
 HOUR = 3600.0
-PLANNED = Reconnect(planned=Planned.model_validate({"every": "1h", "before": "5m"}))
+PLANNED = configured(Reconnect, planned=validated(Planned, {"every": "1h", "before": "5m"}))
 PROBED = Probe(targets=("icmp://10.77.0.1",))
 RENEWS = replace(KIND, renew=(Say("renew"),), renew_starts_new_session=True)
 
 
 def tunnel(name: str = "acme", network: str = "10.77.0.0/24", **settings: object) -> Tunnel:
-    return Tunnel(
-        name=name, kind="test", destinations=(network,), **{"reconnect": PLANNED, "probe": PROBED, **settings}
+    return configured(
+        Tunnel,
+        name=name,
+        kind="test",
+        destinations=(network,),
+        **{"reconnect": PLANNED, "probe": PROBED, **settings},
     )
 
 
@@ -203,7 +209,7 @@ def test_the_old_session_ends_with_its_time() -> None:
 
 @pytest.mark.slow
 def test_flows_of_the_last_session_are_not_cut_short_for_the_next_one() -> None:
-    early = Reconnect(planned=Planned.model_validate({"every": "1h", "before": "55m"}))
+    early = configured(Reconnect, planned=validated(Planned, {"every": "1h", "before": "55m"}))
     simulated = World(
         {"acme": tunnel(reconnect=early)}, Habits(second=Second.ALLOWED, flows=lambda name, now: 5)
     )
@@ -302,7 +308,7 @@ def test_random_histories(seed: int) -> None:
         obeys_sigterm=lambda: dice.random() < 0.9,
         flows=lambda name, now: dice.randrange(3),
     )
-    settings = Reconnect(planned=Planned.model_validate({"every": "5m", "before": "1m"}))
+    settings = configured(Reconnect, planned=validated(Planned, {"every": "5m", "before": "1m"}))
     simulated = World({"acme": tunnel(reconnect=settings)}, habits, seed, kind=dice.choice([KIND, RENEWS]))
     for _ in range(300):
         simulated.run(until=simulated.now + dice.expovariate(1 / 20.0))

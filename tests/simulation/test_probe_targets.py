@@ -6,6 +6,7 @@ from supervisor.core import events as ev
 from supervisor.core.session.probe_targets import answers, dead_targets
 from supervisor.core.state import Health, Phase, Proof, Reach, TunnelState
 from tests.fakes import Habits, World
+from tests.settings import configured
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
@@ -15,7 +16,7 @@ FROM, UNTIL = 1000.0, 4000.0
 
 def world(habits: Habits) -> World:
     probe = Probe(targets=(DEAD, LIVING))
-    tunnel = Tunnel(name="acme", kind="test", destinations=("10.77.0.0/24",), probe=probe)
+    tunnel = configured(Tunnel, name="acme", kind="test", destinations=("10.77.0.0/24",), probe=probe)
     return World({"acme": tunnel}, habits)
 
 

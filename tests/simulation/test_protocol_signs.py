@@ -11,6 +11,7 @@ import pytest
 from supervisor.core import events as ev
 from supervisor.core.state import Health, Phase, Reach, TunnelState
 from tests.fakes import KIND, Habits, World
+from tests.settings import configured
 from tunnels.base import Reason, Say, SignOfLife
 from tunnels.settings import Probe, Tunnel
 
@@ -33,11 +34,12 @@ class Gateway:
 
 
 def world(kind: object, gateway: Gateway | None = None, **probe: object) -> World:
-    tunnel = Tunnel(
+    tunnel = configured(
+        Tunnel,
         name="acme",
         kind="test",
         destinations=("10.77.0.0/24", "10.77.9.0/24"),
-        probe=Probe(targets=("icmp://10.77.0.1",), **probe),
+        probe=configured(Probe, targets=("icmp://10.77.0.1",), **probe),
     )
     habits = Habits(path_alive=lambda now: not FILTERED <= now < OPEN)
     if gateway is not None:

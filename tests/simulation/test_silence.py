@@ -9,6 +9,7 @@ import pytest
 from supervisor.core import events as ev
 from supervisor.core.state import Health, Known, Leg, Phase, Reach, Second, TunnelState
 from tests.fakes import KIND, Habits, World
+from tests.settings import configured
 from tunnels.base import Failed, Reason, Say
 from tunnels.settings import Probe, Tunnel
 
@@ -35,7 +36,8 @@ class CutNetwork:
         self.habits = Habits(second=self.second)
         names = [f"t{i}" for i in range(self.tunnels)]
         every = {
-            name: Tunnel(
+            name: configured(
+                Tunnel,
                 name=name,
                 kind="test",
                 destinations=(f"10.77.{i}.0/24",),
@@ -144,7 +146,9 @@ def unreached(simulated: World) -> list[float]:
 
 def test_attempts_that_nothing_answers_come_at_most_five_seconds_apart_for_ever() -> None:
     refused = Habits(says=lambda: Failed(Reason.NETWORK, "no answer"))
-    simulated = World({"t0": Tunnel(name="t0", kind="test", destinations=("10.77.0.0/24",))}, refused)
+    simulated = World(
+        {"t0": configured(Tunnel, name="t0", kind="test", destinations=("10.77.0.0/24",))}, refused
+    )
     simulated.run(until=3600.0)
     assert len(simulated.runner.spawned) > 3600.0 / 6.0
     assert max(unreached(simulated)) <= 5.5
@@ -164,7 +168,9 @@ def test_only_the_first_attempt_after_a_stable_session_that_nothing_answers_come
 
 def test_attempts_that_are_answered_come_ever_slower() -> None:
     refused = Habits(says=lambda: Failed(Reason.PEER_CLOSED, "closed"))
-    simulated = World({"t0": Tunnel(name="t0", kind="test", destinations=("10.77.0.0/24",))}, refused)
+    simulated = World(
+        {"t0": configured(Tunnel, name="t0", kind="test", destinations=("10.77.0.0/24",))}, refused
+    )
     simulated.run(until=3600.0)
     assert max(unreached(simulated)[-10:]) > 60.0
 
@@ -214,7 +220,8 @@ def test_after_a_cut_of_all_gateways_few_processes_start_at_once_and_all_are_bac
 def test_regular_outages_of_the_network_teach_no_limit(reason: Reason) -> None:
     habits = Habits(path_alive=lambda now: now % 600.0 >= 80.0)
     simulated = World(
-        {"t0": Tunnel(name="t0", kind="test", destinations=("10.77.0.0/24",), probe=PROBED)}, habits
+        {"t0": configured(Tunnel, name="t0", kind="test", destinations=("10.77.0.0/24",), probe=PROBED)},
+        habits,
     )
     for n in range(1, 13):
         cut = 600.0 * n

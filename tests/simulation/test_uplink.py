@@ -7,6 +7,7 @@ import pytest
 from supervisor.core import events as ev
 from supervisor.core.state import Health, Phase
 from tests.fakes import Habits, World
+from tests.settings import configured
 from tunnels.base import Failed, Reason
 from tunnels.settings import Probe, Tunnel
 
@@ -15,7 +16,8 @@ CUT, BACK = 1000.0, 1600.0
 
 def world(count: int, habits: Habits) -> World:
     tunnels = {
-        f"t{n}": Tunnel(
+        f"t{n}": configured(
+            Tunnel,
             name=f"t{n}",
             kind="test",
             destinations=(f"10.{n}.0.0/24",),

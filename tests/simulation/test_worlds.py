@@ -10,6 +10,7 @@ from supervisor.core.events import Asked, Noticed
 from supervisor.core.network.compose import Scope
 from supervisor.core.state import Phase
 from tests.fakes import Habits, World
+from tests.settings import configured
 from tunnels.base import Failed, Reason
 from tunnels.settings import Login, Probe, Tunnel
 
@@ -18,7 +19,7 @@ DAY = 86400.0
 
 def tunnel(name: str = "acme", **settings: object) -> Tunnel:
     settings.setdefault("probe", Probe(targets=("icmp://10.77.0.1",)))
-    return Tunnel(name=name, kind="test", destinations=("10.77.0.0/24",), **settings)
+    return configured(Tunnel, name=name, kind="test", destinations=("10.77.0.0/24",), **settings)
 
 
 def world(habits: Habits, **settings: object) -> World:

@@ -46,12 +46,13 @@ import asyncio, json, sys
 from pathlib import Path
 from supervisor.clients.runner import Runner
 from supervisor.clients.spawner import ClientSources
+from supervisor.config.validation import validated
 from supervisor.core.events import ClientSaid, Exited, Spawned
 from tunnels.registry import KINDS
 
 async def main(directory, program, password):
     kind = KINDS["acmevpn"]
-    tunnel = kind.options.model_validate({
+    tunnel = validated(kind.options, {
         "name": "acme", "destinations": ["10.77.0.0/24"], "server": "vpn.acme.example", "program": program,
         "login": {"username": "svc", "password": {"file": "acme-password"}},
     })

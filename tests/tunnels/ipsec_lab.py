@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from supervisor.config.validation import validated
 from tests.lab.pki import Authority
 from tests.lab.servers import PASSWORD, web_server
 from tests.lab.strongswan import GROUP_SECRET, PRESHARED_KEY, USER, StrongSwanServer
@@ -71,7 +72,7 @@ class IpsecLab:
         }
         options |= {name: {"file": name} for name in given if name != "password"}
         of: AnyKind = VPNC if kind == "vpnc" else STRONGSWAN
-        tunnel = of.options.model_validate(options)
+        tunnel = validated(of.options, options)
         inputs = {"config": config.encode()} | {name: value.encode() for name, value in given.items()}
         return ClientRun(of, tunnel, place, with_companions(of, tunnel, inputs), self.client)
 

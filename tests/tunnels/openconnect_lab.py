@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from supervisor.config.validation import validated
 from tests.lab.ocserv import USER, OcservServer
 from tests.lab.pki import Authority, KeyPair
 from tests.lab.servers import PASSWORD
@@ -86,7 +87,8 @@ class OpenConnectLab:
             if inputs and "certificate" in inputs
             else {}
         )
-        tunnel = OPENCONNECT.options.model_validate(
+        tunnel = validated(
+            OPENCONNECT.options,
             {
                 "name": "acme",
                 "destinations": ["10.77.0.0/24"],
@@ -95,7 +97,7 @@ class OpenConnectLab:
                 **pin,
                 **shows,
                 **settings,
-            }
+            },
         )
         place = Placement(self._directory("run", 0o700), DEVICE, 0, sys.executable)
         return ClientRun(

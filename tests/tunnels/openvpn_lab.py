@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from supervisor.config.validation import validated
 from tests.lab.management import client_ids, tell
 from tests.netns import Namespace, link
 from tests.tunnels.driver import ENVIRONMENT, ClientRun, wait_for, with_companions
@@ -305,14 +306,15 @@ class OpenVPNLab:
             if username is None
             else {"username": username, "password": {"file": "password"}, "append_code": append_code}
         )
-        tunnel = kind.options.model_validate(
+        tunnel = validated(
+            kind.options,
             {
                 "name": "acme",
                 "destinations": ["10.77.0.0/24"],
                 "config": self.directory / "acme.ovpn",
                 "login": login,
                 **settings,
-            }
+            },
         )
         secrets = {"password": password and f"{password}\n", "kept": kept}
         inputs = {"config": profile.encode()} | {

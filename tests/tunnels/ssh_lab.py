@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from supervisor.config.validation import validated
 from tests import echo
 from tests.netns import Namespace, link
 from tests.tunnels.driver import ENVIRONMENT, ClientRun, wait_for
@@ -226,7 +227,8 @@ class SshLab:
         place = self.place(next(self._ports) if port is None else port, python)
         os.chown(place.directory, owner, owner)
         kind = KINDS["sshuttle"]
-        tunnel = kind.options.model_validate(
+        tunnel = validated(
+            kind.options,
             {
                 "name": "own-cloud",
                 "destinations": ["10.90.0.0/16"],
@@ -234,7 +236,7 @@ class SshLab:
                 "identity": {"file": identity},
                 "known_hosts": "known_hosts",
                 **settings,
-            }
+            },
         )
         inputs = {
             "identity": (self.directory / identity).read_bytes(),

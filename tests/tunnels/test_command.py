@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from supervisor.config.validation import validated
 from tunnels.base import Connected, Failed, Launch, LineSource, Placement, Reason
 from tunnels.kinds.command.kind import COMMAND, PERMANENT, TRANSIENT, Command, CommandDialogue
 from tunnels.regex import MAX_MATCHED_CHARS
@@ -28,7 +29,7 @@ def tunnel(**options: Any) -> Command:
         "up": {"line": "connected"},
         **options,
     }
-    return COMMAND.options.model_validate(data)
+    return validated(COMMAND.options, data)
 
 
 def launched(inputs: dict[str, bytes] | None = None, **options: Any) -> Launch:

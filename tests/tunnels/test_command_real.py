@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from supervisor.config.validation import validated
 from tests.netns import Namespace
 from tests.tunnels.driver import ClientRun, wait_for
 from tunnels.base import Connected, Failed, Placement, Reason
@@ -40,8 +41,9 @@ class NamespaceSession:
     def start(self, script: str, inputs: dict[str, bytes] | None = None, **options: Any) -> ClientRun:
         """`options` are settings of the tunnel."""
         argv = options.pop("argv", ["sh", "-c", script, "sh", "{device}"])
-        tunnel = COMMAND.options.model_validate(
-            {"name": "acme", "kind": "command", "destinations": ["10.77.0.0/24"], "argv": argv, **options}
+        tunnel = validated(
+            COMMAND.options,
+            {"name": "acme", "kind": "command", "destinations": ["10.77.0.0/24"], "argv": argv, **options},
         )
         directory = self.directory / str(len(self.runs))
         directory.mkdir(mode=0o700)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import tunnels.kinds
 from supervisor.config import parse
+from supervisor.config.validation import validated
 from tests.cli.hostile import WORDS
 from tunnels.base import (
     CLIENT_SETTINGS,
@@ -36,7 +37,7 @@ from tunnels.base import (
 )
 from tunnels.driver_dialogue import ProgramDialogue
 from tunnels.registry import KINDS
-from tunnels.settings import Login
+from tunnels.settings import Login, settings_of
 
 SECRET = b"hunter2-very-secret"
 KEY = b64encode(SECRET.ljust(32))
@@ -132,8 +133,8 @@ FOREGROUND_BREAKERS = {"--daemon", "--log", "--writepid", "-D", "-f", "--backgro
 
 def tunnel_of(kind: AnyKind) -> Tunnel:
     options, _ = EXAMPLES[kind.name]
-    tunnel: Tunnel = kind.options.model_validate(
-        {"name": "acme", "kind": kind.name, "destinations": ["10.77.0.0/24"], **options}
+    tunnel: Tunnel = validated(
+        kind.options, {"name": "acme", "kind": kind.name, "destinations": ["10.77.0.0/24"], **options}
     )
     return tunnel
 
@@ -164,8 +165,8 @@ def test_its_name_is_the_key_and_the_settings_word(kind: AnyKind) -> None:
 def test_every_option_is_described(kind: AnyKind) -> None:
     undescribed = [
         name
-        for name, field in kind.options.model_fields.items()
-        if not field.description and name not in Tunnel.model_fields
+        for name, field in settings_of(kind.options).items()
+        if not field.description and name not in settings_of(Tunnel)
     ]
     assert not undescribed
 
@@ -286,10 +287,7 @@ def settings_read(kind: AnyKind, tunnel: Tunnel) -> set[str]:
             read.add(name)
             return super().__getattribute__(name)
 
-    watched = ReadTunnel.model_construct(
-        **{name: getattr(tunnel, name) for name in type(tunnel).model_fields}
-        | {"login": ReadLogin.model_construct(**dict(tunnel.login))}
-    )
+    watched = ReadTunnel(**{**vars(tunnel), "login": ReadLogin(**vars(tunnel.login))})
     read.clear()
     inputs = EXAMPLES[kind.name][1]
     kind.inputs(watched)
@@ -328,13 +326,14 @@ def test_check_says_ignored_of_what_a_kind_does_not_use_and_of_nothing_else(
     unused = [
         line for line in said if f": warning: tunnels.acme.{setting}: ignored by kind {kind.name}" in line
     ]
-    used = kind.uses(kind.options.model_validate({"name": "acme", **entry}))
+    used = kind.uses(validated(kind.options, {"name": "acme", **entry}))
     assert bool(unused) is (setting not in used), said
 
 
 def test_a_program_uses_the_account_that_is_filled_in() -> None:
     given = {**EXAMPLES["command"][0], "argv": ["vpn", "{username}"], "login": {"username": "svc"}}
-    tunnel = KINDS["command"].options.model_validate(
-        {"name": "acme", "kind": "command", "destinations": ["10.77.0.0/24"], **given}
+    tunnel = validated(
+        KINDS["command"].options,
+        {"name": "acme", "kind": "command", "destinations": ["10.77.0.0/24"], **given},
     )
     assert KINDS["command"].uses(tunnel) == {"device", "login.username"}

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from supervisor.config.validation import validated
 from tests.lab.ocserv import USER
 from tests.lab.servers import PASSWORD
 from tests.tunnels.driver import explained, replay
@@ -30,8 +31,9 @@ KEY = b"-----BEGIN PRIVATE KEY-----\n"
 
 
 def tunnel(**settings: object) -> OpenConnect:
-    return OpenConnect.model_validate(
-        {"name": "acme", "destinations": ["10.77.0.0/24"], "server": "vpn.example.net", **settings}
+    return validated(
+        OpenConnect,
+        {"name": "acme", "destinations": ["10.77.0.0/24"], "server": "vpn.example.net", **settings},
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from supervisor.config.validation import validated
 from tests.tunnels.driver import explained, replay
 from tunnels.base import Launch, Placement, Reason
 from tunnels.kinds.openfortivpn.driver import unfit
@@ -31,7 +32,8 @@ REASONS = {
 
 def forti(**options: Any) -> OpenFortiVpn:
     login = {"username": "svc-facilitator", "password": {"file": "p"}}
-    return OpenFortiVpn.model_validate(
+    return validated(
+        OpenFortiVpn,
         {
             "name": "acme",
             "kind": "openfortivpn",
@@ -39,7 +41,7 @@ def forti(**options: Any) -> OpenFortiVpn:
             "server": "vpn.example.net:10443",
             "login": login,
             **options,
-        }
+        },
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.config.validation import validated
 from tests.lab.fortigate import PORT, FortiGate
 from tests.lab.name_server import LabNameServer
 from tests.lab.pki import Authority
@@ -80,7 +81,8 @@ class FortinetSite:
         self._runs += 1
         place = Placement(self.directory / f"run-{self._runs}", "t-forti", 0, sys.executable)
         place.directory.mkdir(mode=0o700)
-        tunnel = OpenFortiVpn.model_validate(
+        tunnel = validated(
+            OpenFortiVpn,
             {
                 "name": "acme",
                 "kind": "openfortivpn",
@@ -88,7 +90,7 @@ class FortinetSite:
                 "server": server,
                 "trusted_certificate": digest or self.gateway.digest,
                 "login": {"username": "svc-facilitator", "password": {"file": "password"}},
-            }
+            },
         )
         return ClientRun(
             OPENFORTIVPN,

@@ -7,19 +7,26 @@ from dataclasses import replace
 
 import pytest
 
+from supervisor.config.validation import validated
 from tests.tunnels.test_kinds import PLACE
 from tunnels.base import Input, Launch, LineSource, Question, Say
 from tunnels.kinds.openvpn.kind import OPENVPN, OpenVPN
 
 PROFILE = b"client\nremote 192.0.2.1 1194 udp\n"
-TUNNEL = OpenVPN.model_validate(
-    {"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}
+TUNNEL = validated(
+    OpenVPN, {"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}
 )
 
 
 def launch(config: bytes, **settings: object) -> Launch:
-    tunnel = OpenVPN.model_validate(
-        {"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn", **settings}
+    tunnel = validated(
+        OpenVPN,
+        {
+            "name": "acme",
+            "destinations": ["10.77.0.0/24"],
+            "config": "/etc/facilitator/acme.ovpn",
+            **settings,
+        },
     )
     return OPENVPN.launch(tunnel, PLACE, {"config": config, "password": b"secret\n"})
 
@@ -118,13 +125,14 @@ def test_a_login_that_is_missing() -> None:
 
 
 def test_a_code_may_be_the_whole_password() -> None:
-    tunnel = OpenVPN.model_validate(
+    tunnel = validated(
+        OpenVPN,
         {
             "name": "acme",
             "destinations": ["10.77.0.0/24"],
             "config": "/etc/facilitator/acme.ovpn",
             "login": {"username": "svc", "totp": {"file": "seed"}, "append_code": True},
-        }
+        },
     )
     inputs = {"config": PROFILE + b"auth-user-pass\n"}
     assert "--auth-user-pass" in OPENVPN.launch(tunnel, PLACE, inputs).argv
@@ -145,8 +153,8 @@ def test_who_may_have_to_be_approved_gets_more_time() -> None:
 
 
 def test_a_later_turn_begins_with_another_server() -> None:
-    tunnel = OpenVPN.model_validate(
-        {"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}
+    tunnel = validated(
+        OpenVPN, {"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}
     )
     config = b"client\nremote 192.0.2.1 1194\nremote 192.0.2.2 1194\n"
     texts = [
@@ -157,8 +165,8 @@ def test_a_later_turn_begins_with_another_server() -> None:
 
 
 def test_tunnels_with_one_profile_take_turns() -> None:
-    tunnel = OpenVPN.model_validate(
-        {"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}
+    tunnel = validated(
+        OpenVPN, {"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}
     )
     assert OPENVPN.endpoint(tunnel) == "/etc/facilitator/acme.ovpn"
 
@@ -172,8 +180,8 @@ def test_certificates(inputs: dict[str, bytes], certificates: tuple[bytes, ...])
 
 
 def test_a_password_that_is_not_text() -> None:
-    tunnel = OpenVPN.model_validate(
-        {"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}
+    tunnel = validated(
+        OpenVPN, {"name": "acme", "destinations": ["10.77.0.0/24"], "config": "/etc/facilitator/acme.ovpn"}
     )
     with pytest.raises(ValueError, match="UTF-8"):
         OPENVPN.launch(tunnel, PLACE, {"config": PROFILE, "password": b"\xff\xfe"})

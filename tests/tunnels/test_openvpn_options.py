@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.config.validation import validated
 from tests.tunnels.driver import explained
 from tests.tunnels.test_openvpn import PLACE, TUNNEL
 from tunnels.base import Launch, Login
@@ -170,7 +171,7 @@ def test_our_whole_command_line_is_taken_in_each_mode(
     text = MODES[mode].format_map(materials)
     text = text if "<connection>" in text else f"remote 192.0.2.1 1194\n{text}"
     login = {"username": "svc", "password": {"file": "pw"}} if "auth-user-pass" in text else {}
-    tunnel = TUNNEL.model_copy(update={"login": Login.model_validate(login)})
+    tunnel = replace(TUNNEL, **{"login": validated(Login, login)})
     inputs = {"config": text.encode(), "password": b"p"}
     found = [each for each in OPENVPN.examine(tunnel, inputs) if each.fatal]
     assert found == []

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.config.validation import validated
 from tunnels.base import FileFinding
 from tunnels.examination import findings
 from tunnels.kinds.sshuttle.keys import read_certificate, read_private_key
@@ -127,7 +128,8 @@ def test_no_file_upsets_it(junk: bytes, label: str) -> None:
 
 
 def found(inputs: dict[str, bytes], **settings: object) -> tuple[FileFinding, ...]:
-    tunnel = SSHUTTLE.options.model_validate(
+    tunnel = validated(
+        SSHUTTLE.options,
         {
             "name": "acme",
             "kind": "sshuttle",
@@ -136,7 +138,7 @@ def found(inputs: dict[str, bytes], **settings: object) -> tuple[FileFinding, ..
             "identity": {"file": "id"},
             "known_hosts": "known_hosts",
             **settings,
-        }
+        },
     )
     return findings(SSHUTTLE, tunnel, inputs, complete=True)
 

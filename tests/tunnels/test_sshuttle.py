@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from supervisor.config.validation import validated
 from supervisor.core.network.lanes import SHARES
 from tests.tunnels.driver import explained
 from tests.tunnels.test_kinds import IDENTITY
@@ -22,7 +23,8 @@ PROBE = {"targets": ["tcp://10.90.0.10:80"]}
 
 
 def settings(**changes: object) -> Sshuttle:
-    return Sshuttle.model_validate(
+    return validated(
+        Sshuttle,
         {
             "name": "own-cloud",
             "destinations": ["10.90.0.0/16"],
@@ -30,7 +32,7 @@ def settings(**changes: object) -> Sshuttle:
             "identity": {"file": "key"},
             "known_hosts": "/etc/known_hosts",
             **changes,
-        }
+        },
     )
 
 

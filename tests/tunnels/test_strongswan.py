@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.config.validation import validated
 from tests.tunnels.driver import explained, replay
 from tests.tunnels.ipsec_lab import FOLDER, SCENARIOS
 from tunnels.base import Connected, LineSource, Placement, Reason
@@ -271,8 +272,9 @@ def test_a_charon_of_its_own() -> None:
 
 
 def swan(**options: Any) -> StrongSwan:
-    return StrongSwan.model_validate(
-        {"name": "acme", "kind": "strongswan", "destinations": ["10.77.0.0/24"], "config": "/c", **options}
+    return validated(
+        StrongSwan,
+        {"name": "acme", "kind": "strongswan", "destinations": ["10.77.0.0/24"], "config": "/c", **options},
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.config.validation import validated
 from tests.tunnels.driver import replay
 from tests.tunnels.ipsec_lab import FOLDER, SCENARIOS
 from tunnels.base import LineSource, Placement
@@ -36,14 +37,15 @@ Enable Single DES
 
 
 def vpnc(**options: Any) -> Vpnc:
-    return Vpnc.model_validate(
+    return validated(
+        Vpnc,
         {
             "name": "acme",
             "kind": "vpnc",
             "destinations": ["10.77.0.0/24"],
             "config": "/etc/acme.conf",
             **options,
-        }
+        },
     )
 
 

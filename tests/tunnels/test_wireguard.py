@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.generic.wireguard import wgmsg
 
+from supervisor.config.validation import validated
 from tests.tunnels.driver import explained, replay
 from tunnels.base import KEY, FileFinding, Launch, Placement, Reason
 from tunnels.examination import findings
@@ -46,21 +47,23 @@ PLACE = Placement(Path("/run/facilitator/clients/acme"), "t-acme", 0, "/usr/bin/
 
 
 def launched(text: str, *destinations: str, **options: Any) -> Launch:
-    tunnel = WIREGUARD.options.model_validate(
+    tunnel = validated(
+        WIREGUARD.options,
         {
             "name": "acme",
             "kind": "wireguard",
             "config": "acme.conf",
             "destinations": destinations or ("10.77.0.0/24",),
             **options,
-        }
+        },
     )
     return WIREGUARD.launch(tunnel, PLACE, {"config": text.encode()})
 
 
 def examined(text: str) -> tuple[FileFinding, ...]:
-    tunnel = WIREGUARD.options.model_validate(
-        {"name": "acme", "kind": "wireguard", "config": "acme.conf", "destinations": ["10.77.0.0/24"]}
+    tunnel = validated(
+        WIREGUARD.options,
+        {"name": "acme", "kind": "wireguard", "config": "acme.conf", "destinations": ["10.77.0.0/24"]},
     )
     return findings(WIREGUARD, tunnel, {"config": text.encode()}, complete=True)
 
@@ -351,13 +354,14 @@ def test_a_network_of_two_peers_is_said() -> None:
 
 
 def test_a_mapping_counts_with_the_network_at_the_far_side() -> None:
-    tunnel = WIREGUARD.options.model_validate(
+    tunnel = validated(
+        WIREGUARD.options,
         {
             "name": "acme",
             "kind": "wireguard",
             "config": "acme.conf",
             "destinations": [{"network": "10.77.0.0/24", "presented_as": "100.64.0.0/24"}],
-        }
+        },
     )
     assert WIREGUARD.launch(tunnel, PLACE, {"config": (INTERFACE + PEER).encode()})
 
@@ -367,8 +371,9 @@ def test_a_mapping_counts_with_the_network_at_the_far_side() -> None:
 
 @pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
 def test_replay(path: Path) -> None:
-    tunnel = WIREGUARD.options.model_validate(
-        {"name": "acme", "kind": "wireguard", "config": "c", "destinations": ["10.77.0.0/24"]}
+    tunnel = validated(
+        WIREGUARD.options,
+        {"name": "acme", "kind": "wireguard", "config": "c", "destinations": ["10.77.0.0/24"]},
     )
     given, wanted = replay(WIREGUARD.dialogue(tunnel, {}), path.read_text().splitlines())
     assert wanted
@@ -398,8 +403,9 @@ def test_replay(path: Path) -> None:
     ],
 )
 def test_why_it_cannot_begin(line: str, reason: Reason) -> None:
-    tunnel = WIREGUARD.options.model_validate(
-        {"name": "acme", "kind": "wireguard", "config": "c", "destinations": ["10.77.0.0/24"]}
+    tunnel = validated(
+        WIREGUARD.options,
+        {"name": "acme", "kind": "wireguard", "config": "c", "destinations": ["10.77.0.0/24"]},
     )
     (failed,) = explained(WIREGUARD.dialogue(tunnel, {}), line)
     assert failed.reason is reason

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from supervisor.config.validation import validated
 from tests.lab.network import CUSTOMER, LabNetwork
 from tests.lab.wireguard import WireGuardServer
 from tests.tunnels.driver import ClientRun
@@ -29,8 +30,9 @@ class WireGuardSite:
         data = config if isinstance(config, bytes) else config.encode()
         directory = self.directory / f"run-{self._runs}"
         directory.mkdir(mode=0o700)
-        tunnel = WIREGUARD.options.model_validate(
-            {"name": "acme", "kind": "wireguard", "config": "acme.conf", "destinations": ["10.77.0.0/24"]}
+        tunnel = validated(
+            WIREGUARD.options,
+            {"name": "acme", "kind": "wireguard", "config": "acme.conf", "destinations": ["10.77.0.0/24"]},
         )
         place = Placement(directory, self.device + suffix, 0, sys.executable)
         return ClientRun(WIREGUARD, tunnel, place, {"config": data}, self.network["facilitator"])

@@ -25,6 +25,7 @@ from supervisor.core.network.plan import Lane, NetworkPlan, assign_lanes, desire
 from supervisor.core.network.wanted import wanted
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Drain, Failure, Health, Phase, Session, TunnelState, Want
+from tests.settings import configured
 from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Reconnect, Tunnel
@@ -37,7 +38,9 @@ TIMED_OUT = Failure(Reason.NETWORK, "connection to 203.0.113.2 timed out", NOW -
 
 def tunnel(name: str, *destinations: Any, **options: Any) -> Tunnel:
     probe = Probe(targets=("icmp://10.77.0.1",))
-    return Tunnel(name=name, kind="openvpn", destinations=destinations, **{"probe": probe, **options})
+    return configured(
+        Tunnel, name=name, kind="openvpn", destinations=destinations, **{"probe": probe, **options}
+    )
 
 
 TUNNELS = (
@@ -49,7 +52,7 @@ TUNNELS = (
         {"network": "10.0.0.0/16", "presented_as": "100.65.0.0/16"},
         allow=("engineers", {"segment": "support", "ports": ["tcp/443"]}),
     ),
-    tunnel("main", "10.50.0.0/16", priority=100, reconnect=Reconnect(stable_after="1m")),
+    tunnel("main", "10.50.0.0/16", priority=100, reconnect=configured(Reconnect, stable_after="1m")),
     tunnel("spare", "10.50.0.0/16", priority=200),
     tunnel("cloud", "10.90.0.0/16"),
 )

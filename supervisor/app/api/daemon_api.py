@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -16,6 +16,7 @@ from supervisor.app.api.status_page_model import StatusPageModel
 from supervisor.clients.runner import Runner
 from supervisor.core.diagnosis.query import PacketQuery
 from supervisor.core.events import Asked
+from supervisor.core.fleet.orders import FleetOrder
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Phase, TunnelState, well
 from supervisor.core.views.audit_lines import ChangeRequest
@@ -23,6 +24,8 @@ from supervisor.core.views.documents import (
     AlertsDocument,
     AlertTestDocument,
     AuditDocument,
+    FleetDocument,
+    FleetOrderDocument,
     HandOverDocument,
     HistoryDocument,
     PlanDocument,
@@ -63,6 +66,26 @@ class StopStore(Protocol):
         """It may run. OSError: see `hold`."""
 
 
+class FleetMembership(Protocol):
+    """This daemon as a member of a fleet."""
+
+    @property
+    def drained(self) -> bool:
+        """An order drains this member."""
+
+    def refusal(self, tunnel: str) -> str | None:
+        """Why an operator of this member cannot start a tunnel; None: no order is against it."""
+
+    async def document(self) -> FleetDocument:
+        """All members."""
+
+    async def give(self, order: FleetOrder, wait: float) -> FleetOrderDocument:
+        """Give an order, and wait up to so many seconds. LookupError, OSError: see `DaemonAPI`."""
+
+    async def lift(self, order: FleetOrder, wait: float) -> FleetOrderDocument:
+        """Lift it, and wait. LookupError, OSError."""
+
+
 class AuditTrail(Protocol):
     """Keeps the audit."""
 
@@ -97,6 +120,7 @@ class RunningDaemonAPI:
     on_drain: Callable[[bool], None]  # True: end now, whatever is under way
     on_upgrade: Callable[[], Awaitable[UpgradeDocument]]
     on_hand_over: Callable[[str], str | None]  # the owner that asks -> why not; None: it begins
+    membership: FleetMembership | None = None
 
     def status(self) -> StatusDocument:
         """From the engine's snapshot."""
@@ -117,7 +141,27 @@ class RunningDaemonAPI:
 
     def readiness_problem(self) -> str | None:
         """Never tied to one tunnel."""
+        drained = self.membership is not None and self.membership.drained
+        return self.ending() or ("drained by an order of the fleet" if drained else None)
+
+    def ending(self) -> str | None:
+        """It drains, and then ends."""
         return "draining" if self.engine.draining else None
+
+    async def fleet(self) -> FleetDocument:
+        """From the membership."""
+        return await self._member().document()
+
+    async def fleet_order(self, order: FleetOrder, wait: float, lift: bool) -> FleetOrderDocument:
+        """Through the lock engine."""
+        membership = self._member()
+        by = f"{order.by}@{self.identity.facilitator}"
+        return await (membership.lift if lift else membership.give)(replace(order, by=by), wait)
+
+    def _member(self) -> FleetMembership:
+        if self.membership is None:
+            raise LookupError("the configuration has no `fleet:`, so this facilitator stands alone")
+        return self.membership
 
     def readiness_details(self) -> list[str]:
         """That the configuration file is refused, while an earlier one is in effect."""
@@ -188,6 +232,8 @@ class RunningDaemonAPI:
         self, tunnel: str, verb: str, wait: float, drain: bool = False, force: bool = False
     ) -> TunnelStatus:
         """Post an event to the inbox and wait for its outcome."""
+        if verb != "stop":
+            self._refuse_against_the_fleet(tunnel)
         if verb == "restart" and not force:
             self._refuse_to_end_for_nothing(tunnel)
         self._remember(tunnel, verb)
@@ -201,6 +247,12 @@ class RunningDaemonAPI:
             left: Mapping[str, object] = entry["drain"] or {}
             structlog.get_logger().info("draining", tunnel=tunnel, **left)
         return entry
+
+    def _refuse_against_the_fleet(self, tunnel: str) -> None:
+        """PermissionError: an order of the fleet keeps it down."""
+        refusal = None if self.membership is None else self.membership.refusal(tunnel)
+        if refusal is not None:
+            raise PermissionError(refusal)
 
     def _refuse_to_end_for_nothing(self, tunnel: str) -> None:
         """PermissionError: the session is good, and no new one can start with the files as they are."""

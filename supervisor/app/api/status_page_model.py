@@ -21,6 +21,7 @@ from supervisor.core.state import Failure, Health, Phase, Session, TunnelState
 from supervisor.core.views.documents import (
     DayEntry,
     FailureEntry,
+    FleetDocument,
     MeasuresEntry,
     OpenIncidentEntry,
     StatusDocument,
@@ -77,6 +78,7 @@ class StatusPageInputs:
     wall_offset: float  # turns monotonic seconds into Unix time
     mask: Callable[[str], str] = str  # removes secrets from a text
     clock: Callable[[], float] = time.monotonic
+    fleet: Callable[[], FleetDocument | None] = lambda: None  # what is known of it without asking anybody
 
 
 class StatusPageModel:
@@ -128,7 +130,8 @@ class StatusPageModel:
         await self._measure(snapshot, SAMPLE_SECONDS)
         measures = {name: self._entry(name) for name in snapshot.tunnels}
         failures, incidents = self._inputs.failures(), list(self._open.values())
-        return await asyncio.to_thread(self._document, status, snapshot, measures, failures, incidents)
+        fleet = self._inputs.fleet()
+        return await asyncio.to_thread(self._document, status, snapshot, measures, failures, incidents, fleet)
 
     def _document(
         self,
@@ -137,6 +140,7 @@ class StatusPageModel:
         measures: dict[str, MeasuresEntry],
         failures: Mapping[str, Sequence[Failure]],
         incidents: Sequence[Alert],
+        fleet: FleetDocument | None,
     ) -> StatusPageDocument:
         """In a worker thread, because a thousand tunnels take their time."""
         days = self._compute_days(snapshot)
@@ -156,6 +160,7 @@ class StatusPageModel:
             "measures": measures,
             "now": time.time(),
             "incidents": [self._incident(alert) for alert in incidents],
+            "fleet": fleet,
         }
 
     async def _measure(self, snapshot: Snapshot, age: float) -> None:

@@ -6,12 +6,14 @@ scope, snapshot, lanes, who carried what -> compose -> plan, who carries what, w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from supervisor.core.network.failover import Carriers, choose
 from supervisor.core.network.plan import NetworkPlan, Segments, desired, next_refusal, proxies
+from supervisor.core.network.second_hop import Member, handed_over, member_lanes
 from supervisor.core.snapshot import Snapshot
 from tunnels.base import AnyKind, IPNetwork
+from tunnels.networks import IPAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Scope:
     timeout: float = 8 * 3600.0  # longest time (seconds) that a tunnel which drains waits for its flows
     idle: float = 900.0  # seconds without a packet after which a flow is not waited for
     accounting: bool = False  # of each flow's bytes, for the audit
+    members: tuple[Member, ...] = ()  # other members of the fleet, to which connections are handed over
+    denied: tuple[IPAddress, ...] = ()  # sources that an order of the fleet keeps out
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +48,9 @@ def compose(
     plan = desired(
         scope.staff, lanes, proxies(tunnels, kinds), snapshot, carriers, scope.segments, scope.accounting
     )
+    answering = frozenset(member.name for member in scope.members) - snapshot.gone
+    ways = member_lanes(scope.members, answering)
+    plan = replace(plan, members=ways, handed_over=handed_over(ways, plan.carries, {})) if ways else plan
+    plan = replace(plan, denied=scope.denied)
     moments = [moment for moment in (due, next_refusal(snapshot)) if moment is not None]
     return Composed(plan, carriers, min(moments, default=None))

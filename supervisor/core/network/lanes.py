@@ -7,6 +7,9 @@ from tunnels.networks import MOST_TUNNELS
 FIRST_LANE = 173_001  # marks and tables from here on are ours
 NEXT_SLOT = 1_000  # between the lanes of a tunnel's two slots
 LAST_LANE = FIRST_LANE + NEXT_SLOT + MOST_TUNNELS - 1
+# Lanes to the other members of the fleet (`core.network.second_hop`), in a range of their own.
+NOBODY = 175_000  # what no member can carry on: no lane leads there, and its connections are reset
+FIRST_MEMBER, LAST_MEMBER = NOBODY + 1, NOBODY + 999
 # Bit in a ct mark beside the lane: a flow of this host itself (probes), or late answers of one that was
 # moved.
 HOST_FLAG = 1 << 30

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from supervisor.core.network.intervals import Interval, Range
 from supervisor.core.network.rules import Rule
-from tunnels.networks import IPNetwork
+from tunnels.networks import IPAddress, IPNetwork
 
 MAIN_TABLE = 254
 CLOSED_METRIC = 20_000  # of the permanent unreachable routes: any real route is better
@@ -38,6 +38,7 @@ class HostFeatures:
 
     devices: Mapping[str, Device] = field(default_factory=dict)
     ipv6: bool = True  # the kernel speaks IPv6 at all
+    shared: Mapping[str, str] = field(default_factory=dict)  # by member: the interface of a shared subnet
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -58,6 +59,7 @@ class Route(NamedTuple):
     metric: int
     kind: str = "unreachable"
     device: str | None = None
+    gateway: IPAddress | None = None  # next hop; it is taken to be on the link, whatever the addresses say
 
     @property
     def place(self) -> tuple[IPNetwork, int, int]:
@@ -67,6 +69,7 @@ class Route(NamedTuple):
     def __str__(self) -> str:
         kind = "" if self.kind == "unicast" else f" {self.kind}"
         device = "" if self.device is None else f" dev {self.device}"
+        device = device if self.gateway is None else f" via {self.gateway}{device}"
         table = "" if self.table == MAIN_TABLE else f" table {self.table}"
         return f"route {self.network}{kind}{device}{table} metric {self.metric}"
 

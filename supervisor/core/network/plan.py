@@ -67,6 +67,29 @@ class Carry:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberLane:
+    """How connections that another member of the fleet knows get to it: lane = fwmark = ct mark = routing
+    table.
+    """
+
+    member: str
+    number: int
+    address: IPAddress  # of the member
+    alive: bool  # it answers through this lane; else its connections are reset
+    device: str | None = None  # our VXLAN interface to it; None: it is a neighbour on a subnet of this host
+    local: IPAddress | None = None  # our address in VXLAN packets to it; None: as the kernel chooses
+    port: int = 0  # of VXLAN
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """Whose the connections to one destination are that this host does not know."""
+
+    network: IPNetwork  # as staff address it
+    lane: int  # of a member, or NOBODY
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkPlan:
     """The whole desired state of the kernel. Everything in `carries` is fail-closed whether or not its
     lane is up.
@@ -79,6 +102,15 @@ class NetworkPlan:
     gates: tuple[AccessPolicy, ...] = ()  # of the tunnels that limit who may enter
     accounting: bool = False  # connection tracking counts the bytes of each flow and notes when it began
     directory: DestinationIndex | None = None  # which tunnels reach which destinations
+    denied: tuple[IPAddress, ...] = ()  # sources that are let in nowhere, and whose flows end
+    members: tuple[MemberLane, ...] = ()
+    handed_over: tuple[HandedOver, ...] = ()
+
+    @property
+    def devices(self) -> frozenset[str]:
+        """The interfaces that packets take in lanes, of clients and of ours; they may not exist."""
+        names = [lane.device for lane in self.lanes] + [lane.device for lane in self.members]
+        return frozenset(name for name in names if name is not None)
 
 
 Segments = Mapping[str, tuple[IPNetwork, ...]]

@@ -58,16 +58,23 @@ def to_forget(
 
     A flow keeps the source address of its first packet. So it ends with a lane that was closed and carries
     nothing any more, in a lane that is closed while another one carries a destination of such a flow, and in
-    one that has got another address. `addresses`: those that each lane had when it was last up; `behind`:
-    lanes with flows to what another lane may carry now (`left_behind`, `overshadowed`).
+    one that has got another address; and with another member of the fleet that is gone. `addresses`: those
+    that each lane had when it was last up; `behind`: lanes with flows to what another lane may carry now
+    (`left_behind`, `overshadowed`).
     """
     up = {lane.number for lane in after.lanes if lane.up}
     closed = {lane.number for lane in before.lanes if lane.up} - up
+    gone = _answering(before) - _answering(after)
     carrying = {carry.lane for carry in after.carries} if closed else set()
     readdressed = {
         lane.number for lane in after.lanes if lane.up and addresses.get(lane.number) != lane.addresses
     }
-    return tuple(sorted(closed - carrying | readdressed | (set(behind) - up)))
+    return tuple(sorted(closed - carrying | readdressed | (set(behind) - up) | gone))
+
+
+def _answering(plan: NetworkPlan) -> set[int]:
+    """The lanes to other members that work."""
+    return {lane.number for lane in plan.members if lane.alive}
 
 
 def left_over(inherited: Collection[int], plan: NetworkPlan) -> tuple[int, ...]:

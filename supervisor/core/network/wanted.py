@@ -25,9 +25,10 @@ from supervisor.core.network.layout import (
     Layout,
     Route,
 )
-from supervisor.core.network.plan import Carry, Lane, Manner, NetworkPlan
+from supervisor.core.network.plan import Carry, HandedOver, Lane, Manner, MemberLane, NetworkPlan
 from supervisor.core.network.rules import RETURN_TABLE, Rule, leading, returning
-from tunnels.networks import IPNetwork
+from supervisor.core.network.second_hop import NEXT_HOP
+from tunnels.networks import IPAddress, IPNetwork
 
 TUNNEL_METRIC = 100  # of the route into a tunnel
 ANYWHERE: Mapping[int, IPNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
@@ -39,8 +40,11 @@ def wanted(plan: NetworkPlan, host: HostFeatures) -> Layout:
     parts = [
         _of_destinations(plan.staff, ByIdentity(plan.carries), host.versions),
         _of_gates(plan.staff, plan.segments, plan.gates),
+        Layout(elements=frozenset(_networks("denied", map(ip_network, plan.denied)))),
     ]
     parts += [_of_lane(lane, host.devices.get(lane.device or "lo"), host.versions) for lane in plan.lanes]
+    parts += [_of_member(lane, host) for lane in plan.members]
+    parts.append(_of_handed_over(ByIdentity(plan.handed_over)))
     return Layout(
         frozenset().union(*(part.routes for part in parts)),
         _rules(plan, host.versions),
@@ -51,7 +55,8 @@ def wanted(plan: NetworkPlan, host: HostFeatures) -> Layout:
 
 def _rules(plan: NetworkPlan, versions: tuple[int, ...]) -> frozenset[Rule]:
     devices = tuple(lane.device for lane in plan.lanes if lane.device is not None)
-    return leading(tuple([lane.number for lane in plan.lanes]), versions) | returning(devices, versions)
+    numbers = [lane.number for lane in plan.lanes] + [lane.number for lane in plan.members]
+    return leading(tuple(numbers), versions) | returning(devices, versions)
 
 
 # Why these are cached: see `core.network.by_identity`.
@@ -107,6 +112,42 @@ def _of_lane(lane: Lane, device: Device | None, versions: tuple[int, ...]) -> La
         frozenset((*closed, *_opening(lane, device, versions))),
         elements=frozenset(_lane_elements(lane, device)),
     )
+
+
+def _of_member(lane: MemberLane, host: HostFeatures) -> Layout:
+    """Its route is there whether or not it answers: how else would that be found out."""
+    name = lane.device or host.shared.get(lane.member)
+    device = None if name is None else host.devices.get(name)
+    routes = [Route(ANYWHERE[version], lane.number, CLOSED_METRIC) for version in host.versions]
+    elements = [Element(f"members{lane.address.version}", (_single(lane.address),))]
+    if name is not None:
+        elements.append(Element("hops", (lane.number, name)))
+        elements.append(Element("arriving" if lane.device is not None else "shared", (name,)))
+    if device is not None and device.up:
+        routes += [
+            Route(ANYWHERE[hop.version], lane.number, TUNNEL_METRIC, "unicast", name, hop)
+            for hop in (NEXT_HOP.values() if lane.device is not None else (lane.address,))
+            if hop.version == 4 or device.ipv6
+        ]
+    if lane.alive:
+        elements.append(Element("up", (lane.number,)))
+    if lane.port:
+        elements.append(Element("handover", (lane.port,)))
+    return Layout(frozenset(routes), elements=frozenset(elements))
+
+
+@functools.lru_cache(maxsize=2)
+def _of_handed_over(handed: ByIdentity[tuple[HandedOver, ...]]) -> Layout:
+    found = longest_prefix((each.network, each.lane) for each in handed.value)
+    return Layout(
+        elements=frozenset(
+            Element(f"previous{interval.version}", (interval,), (lane,)) for interval, lane in found
+        )
+    )
+
+
+def _single(address: IPAddress) -> Interval:
+    return Interval(address.version, int(address), int(address))
 
 
 def open_routes(lane: Lane, host: HostFeatures) -> Iterator[Route]:
@@ -168,11 +209,7 @@ def _lane_elements(lane: Lane, device: Device | None) -> Iterator[Element]:
     if not lane.addresses:  # also before it is up, for what finds out whether it is
         yield Element("masqueraded", (lane.number,))
     for address in lane.addresses:
-        yield Element(
-            f"assigned{address.version}",
-            (lane.number,),
-            (Interval(address.version, int(address), int(address)),),
-        )
+        yield Element(f"assigned{address.version}", (lane.number,), (_single(address),))
     yield Element("tunnels", (lane.device,))
     # An interface of a lane that is down changes nothing.
     mtu = 0 if device is None or not lane.up else min(device.mtu, lane.mtu or device.mtu)

@@ -5,6 +5,7 @@ prints it for `docs/internals/session-life.md`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from ipaddress import ip_network
 
 from supervisor.core import events as ev
 from supervisor.core.session.context import StepContext
@@ -12,7 +13,7 @@ from supervisor.core.session.liveness import ROUNDS
 from supervisor.core.session.step import step
 from supervisor.core.state import Idle, Liveness, Phase, Session, SessionState, TunnelState, Want
 from tunnels.base import Carrier, Connected, Failed, Kind, Launch, LineSource, Reason
-from tunnels.settings import Tunnel
+from tunnels.settings import Destination, Probe, Tunnel
 
 _NAME = "t"
 
@@ -66,13 +67,11 @@ def diagram() -> str:
 
 
 def _tunnel() -> Tunnel:
-    return Tunnel.model_validate(
-        {
-            "name": _NAME,
-            "kind": "any",
-            "destinations": ["10.0.0.0/24"],
-            "probe": {"targets": ["icmp://10.0.0.1"]},
-        }
+    return Tunnel(
+        name=_NAME,
+        kind="any",
+        destinations=(Destination(network=ip_network("10.0.0.0/24")),),
+        probe=Probe(targets=("icmp://10.0.0.1",)),
     )
 
 

@@ -371,6 +371,4 @@ def beside(probe: Probe, state: TunnelState) -> Probe:
     if not learning and not _soon_answered(state.active):
         return probe
     fastest = PROBE_INTERVAL_SECONDS
-    return probe.model_copy(
-        update={"interval": min(probe.interval, fastest), "timeout": min(probe.timeout, fastest)}
-    )
+    return replace(probe, interval=min(probe.interval, fastest), timeout=min(probe.timeout, fastest))

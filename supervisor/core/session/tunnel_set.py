@@ -56,6 +56,7 @@ class TunnelSet:
     retries: RetryBudget = RetryBudget()
     uplink: Uplink = Uplink()
     draining: bool = False
+    gone: frozenset[str] = frozenset()  # other members of the fleet that do not answer
 
     @property
     def tunnels(self) -> dict[str, Tunnel]:
@@ -69,7 +70,7 @@ class TunnelSet:
 
     def snapshot(self, now: float) -> Snapshot:
         """The read model of everything that goes out."""
-        return Snapshot(self.members, now, self.draining, self.uplink)
+        return Snapshot(self.members, now, self.draining, self.uplink, self.gone)
 
     def with_state(self, name: str, state: TunnelState) -> TunnelSet:
         """The set with another state of this tunnel."""
@@ -116,6 +117,10 @@ def fold(
             back = tuple([ev.UplinkBack(name) for name in tunnel_set.members]) if event.alive else ()
             uplink = Uplink(event.alive, now, event.text)
             return TunnelSetStep(replace(tunnel_set, uplink=uplink), events=back, changed=True)
+        case ev.MemberChanged():
+            others = tunnel_set.gone - {event.member}
+            gone = others if event.alive else others | {event.member}
+            return TunnelSetStep(replace(tunnel_set, gone=gone), changed=gone != tunnel_set.gone)
         case ev.ClockSet(tunnel=""):
             return TunnelSetStep(tunnel_set, events=tuple([ev.ClockSet(name) for name in tunnel_set.members]))
         case _:

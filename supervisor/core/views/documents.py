@@ -36,6 +36,7 @@ StandingName = Annotated[str, Values(("up", "degraded", "down", "unwatched", "st
 SeverityName = Annotated[str, Values(("critical", "error", "warning", "info"))]
 OutcomeName = Annotated[str, Values(("carried", "down", "blocked", "refused", "nothing"))]
 CheckName = Annotated[str, Values(("ok", "warning", "problem"))]
+MemberStandingName = Annotated[str, Values(("carries", "ready", "drains", "down", "waits", "stopped"))]
 
 
 # --- status
@@ -247,6 +248,8 @@ class StatusPageDocument(DaemonStatus):
     tunnels: list[TunnelOnPage]
     measures: dict[str, MeasuresEntry]
     """By tunnel."""
+    fleet: FleetDocument | None
+    """Null: it is no member of one."""
 
 
 class HeadlineEntry(TypedDict):
@@ -259,6 +262,8 @@ class HeadlineEntry(TypedDict):
     draining: bool
     conditions: list[ConditionEntry]
     incidents: list[OpenIncidentEntry]
+    fleet: FleetDocument | None
+    """Null: it is no member of one. Who follows the orders is not in it."""
     count: int
     bad: int
     wait: int
@@ -287,6 +292,93 @@ class StatusPageEvent(TypedDict):
     """HTML of the elements that differ, by their id."""
     gone: list[str]
     """Ids of elements that are not there any more."""
+
+
+# --- fleet
+# ----------------------------------------------------------------------------------------------------------
+
+
+class FleetMemberEntry(TypedDict):
+    """One facilitator of a fleet."""
+
+    name: str
+    up: bool
+    """It has published its status, or it answers."""
+    version: str | None
+    drained: bool
+    """It takes no new flows."""
+    silent_since: Timestamp | None
+    """When its status went, where the one that answers has seen it; null: it is up, or that is not known."""
+    problem: str | None
+    """Why nothing is known of it."""
+
+
+class MemberTunnelEntry(TypedDict):
+    """One tunnel on one member."""
+
+    standing: MemberStandingName
+    locked: bool
+    """The member holds the lock of the tunnel's account."""
+
+
+class FleetTunnelEntry(TypedDict):
+    """One tunnel of the fleet."""
+
+    name: str
+    members: dict[str, MemberTunnelEntry]
+    """By the names of the members that have it, and are up."""
+
+
+class FleetAcknowledgementEntry(TypedDict):
+    """What a member says about an order."""
+
+    member: str
+    at: float
+    """Unix time in seconds at which it had taken the order over."""
+    done: bool
+    """What is ordered is so, not only under way."""
+    text: str
+
+
+class FleetOrderEntry(TypedDict):
+    """An order that holds for all members until it is lifted."""
+
+    id: str
+    kind: Annotated[str, Values(("stop", "drain", "end-user"))]
+    subject: str
+    """Name of a tunnel, name of a member, or address."""
+    by: str
+    why: str
+    given: float
+    """Unix time in seconds."""
+    acknowledged: list[FleetAcknowledgementEntry]
+    missing: list[str]
+    """Members that have not acknowledged it."""
+
+
+class FleetDocument(TypedDict):
+    """`GET /api/v1/fleet`: all members of a fleet."""
+
+    fleet: str
+    member: str | None
+    """The one that answers; null: a command that has asked the lock engine itself."""
+    source: Annotated[str, Values(("engine", "members", "none"))]
+    """Where it comes from: the lock engine, the members' own HTTP servers, or this member alone."""
+    problems: list[str]
+    """Why something is missing or may be old."""
+    members: list[FleetMemberEntry]
+    tunnels: list[FleetTunnelEntry]
+    orders: list[FleetOrderEntry]
+
+
+class FleetOrderDocument(TypedDict):
+    """The answer to `POST /api/v1/fleet/orders`."""
+
+    order: FleetOrderEntry
+    lifted: bool
+    """It was removed; `missing` are the members that still follow it."""
+    seconds: float
+    """Until the last member had answered, or until now."""
 
 
 # --- history

@@ -81,7 +81,8 @@ def status_document(
 def plan_document(plan: NetworkPlan, wanted: Sequence[str], changes: Sequence[str]) -> PlanDocument:
     """The answer to `facilitator plan`; `wanted` and `changes` have one item a line."""
     return {
-        "lanes": {str(lane.number): lane.tunnel for lane in plan.lanes},
+        "lanes": {str(lane.number): lane.tunnel for lane in plan.lanes}
+        | {str(lane.number): f"member {lane.member}" for lane in plan.members},
         "wanted": list(wanted),
         "changes": list(changes),
     }

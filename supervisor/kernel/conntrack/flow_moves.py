@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 from common.netlink import CREATE, EXCLUSIVE, NESTED, NetlinkRequest, NetlinkSocket, attribute, attributes
 from supervisor.core.network.flow_counting import blocks
-from supervisor.core.network.lanes import FIRST_LANE, HOST_FLAG, LAST_LANE
+from supervisor.core.network.lanes import FIRST_LANE, FIRST_MEMBER, HOST_FLAG, LAST_LANE, LAST_MEMBER
 from supervisor.kernel.conntrack import dump as ct
 
-ALL_LANES = range(FIRST_LANE, LAST_LANE + 1)
+ALL_LANES = (*range(FIRST_LANE, LAST_LANE + 1), *range(FIRST_MEMBER, LAST_MEMBER + 1))
 FOLLOWED_FLOWS = 2_000  # of a lane, whose answers are waited for; the others are forgotten at once
 LINGER_SECONDS = 10  # that such an entry lives without a packet
 _ORIGINAL, _REPLY, _STATUS, _NAT_SOURCE, _TIMEOUT, _ID, _NAT_DESTINATION = 1, 2, 3, 6, 7, 12, 13

@@ -21,7 +21,11 @@ _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _JUMP, _RETURN = -3, -5
 _NEIGHBOUR_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT = 135, 136  # RFC 4861, ICMPv6 types
 _EQ, _NEQ, _LTE, _GTE = 0, 1, 3, 5
-_TCP, _ICMPV6 = b"\x06", b"\x3a"
+_ICMP, _TCP, _UDP, _ICMPV6 = b"\x01", b"\x06", b"\x11", b"\x3a"
+_ECHO_REQUEST = {4: b"\x08", 6: b"\x80"}  # ICMP types: RFC 792, RFC 4443
+_TTL_AND_PROTOCOL, _HEADER_CHECKSUM = 8, 10  # offsets in an IPv4 header
+_HOP_LIMIT = 7  # offset in an IPv6 header
+_SUM_OF_HEADER = 1  # NFT_PAYLOAD_CSUM_INET
 _NFPROTO = {4: 2, 6: 10}
 _ADDRESS = {4: (12, 16, 4), 6: (8, 24, 16)}  # offset of source and of destination, length
 _META = {"mark": 3, "iifname": 6, "oifname": 7, "nfproto": 15, "l4proto": 16}
@@ -32,6 +36,7 @@ _OVER = 1  # NFT_CONNLIMIT_F_INV
 _NOT_IN = 1  # NFT_LOOKUP_F_INV
 _CT_DNAT = 1 << 5  # IPS_DST_NAT
 _FIB_OIF, _FIB_SADDR, _FIB_IIF, _FIB_PRESENT = 1, 1, 8, 32  # NFT_FIB_RESULT_OIF, NFTA_FIB_F_*
+_FIB_TYPE, _FIB_DADDR, _LOCAL = 3, 2, 2  # NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR, RTN_LOCAL
 _NAT_PORTS, _NAT_PREFIX = 1 << 1, 1 << 6  # NF_NAT_RANGE_PROTO_SPECIFIED, NF_NAT_RANGE_NETMAP
 _VALUE, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 1, 2  # NFTA_DATA_*, NFTA_VERDICT_*
 
@@ -52,7 +57,7 @@ _ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "masq": ("flags",),
         "meta": ("dreg", "key", "sreg"),
         "nat": ("type", "family", "reg_addr_min", "reg_addr_max", "reg_proto_min", "reg_proto_max", "flags"),
-        "payload": ("dreg", "base", "offset", "len"),
+        "payload": ("dreg", "base", "offset", "len", "sreg", "csum_type", "csum_offset"),
         "redir": ("reg_proto_min", "reg_proto_max", "flags"),
         "reject": ("type", "icmp_code"),
         "socket": ("key", "dreg"),
@@ -199,6 +204,56 @@ def tcp_syn() -> Clause:
     """
     bits = expression("bitwise", sreg=1, dreg=1, len=1, mask=_value(b"\x06"), xor=_value(b"\x00"))
     return (_payload(_TRANSPORT_HEADER, 13, 1), bits, _compare(_EQ, b"\x02"), *tcp())
+
+
+def not_a_tcp_syn() -> Clause:
+    """`tcp flags & (fin|syn|rst|ack) != syn`: it does not open a connection. The flags come first, as in
+    `tcp_syn`.
+    """
+    bits = expression("bitwise", sreg=1, dreg=1, len=1, mask=_value(b"\x17"), xor=_value(b"\x00"))
+    return (_payload(_TRANSPORT_HEADER, 13, 1), bits, _compare(_NEQ, b"\x02"), *tcp())
+
+
+def udp_dport() -> Clause:
+    """Load `udp dport`."""
+    return (*meta("l4proto"), _compare(_EQ, _UDP), _payload(_TRANSPORT_HEADER, 2, 2))
+
+
+def echo_request(version: int) -> Clause:
+    """`icmp type echo-request` or `icmpv6 type echo-request`."""
+    return (
+        *family(version),
+        *meta("l4proto"),
+        _compare(_EQ, _ICMP if version == 4 else _ICMPV6),
+        _payload(_TRANSPORT_HEADER, 0, 1),
+        _compare(_EQ, _ECHO_REQUEST[version]),
+    )
+
+
+def to_this_host() -> Clause:
+    """`fib daddr type local`."""
+    kind = expression("fib", dreg=1, result=_FIB_TYPE, flags=_FIB_DADDR)
+    return (kind, _compare(_EQ, struct.pack("=I", _LOCAL)))
+
+
+def from_the_link(version: int) -> Clause:
+    """`ip ttl 255` or `ip6 hoplimit 255`: no router has forwarded it (RFC 5082)."""
+    offset = _TTL_AND_PROTOCOL if version == 4 else _HOP_LIMIT
+    return (*family(version), _payload(_NETWORK_HEADER, offset, 1), _compare(_EQ, b"\xff"))
+
+
+def set_link_ttl(version: int) -> Clause:
+    """`ip ttl set 255` or `ip6 hoplimit set 255`, which the receiver can check (`from_the_link`)."""
+    if version == 6:
+        return (*family(6), expression("immediate", dreg=1, data=_value(b"\xff")), _write(_HOP_LIMIT, 1))
+    bits = expression("bitwise", sreg=1, dreg=1, len=2, mask=_value(b"\x00\xff"), xor=_value(b"\xff\x00"))
+    write = _write(_TTL_AND_PROTOCOL, 2, csum_type=_SUM_OF_HEADER, csum_offset=_HEADER_CHECKSUM)
+    return (*family(4), _payload(_NETWORK_HEADER, _TTL_AND_PROTOCOL, 2), bits, write)
+
+
+def clear_mark() -> Clause:
+    """`meta mark set 0`."""
+    return (expression("immediate", dreg=1, data=_value(bytes(4))), *set_meta_mark())
 
 
 def set_maxseg() -> Clause:
@@ -376,6 +431,10 @@ def _any_bit(bits: int) -> Clause:
 
 def _payload(base: int, offset: int, length: int, register: int = 1) -> Expression:
     return expression("payload", dreg=register, base=base, offset=offset, len=length)
+
+
+def _write(offset: int, length: int, **checksum: int) -> Expression:
+    return expression("payload", base=_NETWORK_HEADER, offset=offset, len=length, sreg=1, **checksum)
 
 
 def _big_endian() -> Expression:

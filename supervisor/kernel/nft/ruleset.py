@@ -12,6 +12,8 @@ about):
       declared down is reset
       fresh            a lane that drains takes no new flow
       gate             who may not enter is rejected at once, and counted
+      unknown          TCP that another member of the fleet knows gets the mark of that member's lane
+      handed           what came from another member belongs to a flow of ours, or is answered by a reset
     prerouting_nat   a proxy's lane: the connection is redirected to its port;   output_nat: the same for our
     own marked probes
                      a 1:1 mapping: the destination becomes the real one
@@ -22,7 +24,8 @@ about):
       crowd            a source that holds its share of a proxy's connections gets no more; TCP is reset, and
       counted
     forward          MSS clamp (clamp); what carries a lane's mark or goes to a destination leaves by the
-    lane's device or not at all
+    lane's device or not at all; to another member without a mark, so that the packets around it (VXLAN)
+    do not follow it
     output           the same for the host itself: only its probes, which carry a lane's mark, may leave by a
     tunnel's device
     postrouting      source NAT: the address that the remote gateway assigned exists here and nowhere else
@@ -36,7 +39,15 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from supervisor.core.network.lanes import FIRST_LANE, HOST_FLAG, LAST_LANE, SHARES, share_set
+from supervisor.core.network.lanes import (
+    FIRST_LANE,
+    HOST_FLAG,
+    LAST_LANE,
+    LAST_MEMBER,
+    NOBODY,
+    SHARES,
+    share_set,
+)
 from supervisor.core.network.rules import RETURN_FLAG
 from supervisor.kernel.nft import expressions as ex
 
@@ -135,6 +146,7 @@ class Chain:
 def _sets() -> Iterator[Set]:
     for version, address in ADDRESS.items():
         yield Set(f"staff{version}", (address,), interval=True)
+        yield Set(f"denied{version}", (address,), interval=True)
         yield Set(f"destinations{version}", (address,), interval=True)
         yield Set(f"carry{version}", (address,), MARK, interval=True)
         yield Set(f"real{version}", (MARK, address), address, interval=True, value_interval=True)
@@ -142,6 +154,8 @@ def _sets() -> Iterator[Set]:
         yield Set(f"allowed{version}", (MARK, address, PROTOCOL, PORT), interval=True)
         yield Set(f"refused{version}", (MARK, address), interval=True, counter=True)
         yield Set(f"assigned{version}", (MARK,), address, size=_LANES)
+        yield Set(f"previous{version}", (address,), MARK, interval=True)
+        yield Set(f"members{version}", (address,), interval=True)
     yield Set("up", (MARK,), size=_LANES)
     yield Set("refusing", (MARK,), size=_LANES)
     yield Set("draining", (MARK,), size=_LANES)
@@ -154,6 +168,10 @@ def _sets() -> Iterator[Set]:
     yield Set("unmoved", (MARK, MARK), size=_LANES)
     yield Set("masqueraded", (MARK,), size=_LANES)
     yield Set("ports", (MARK,), PORT)
+    yield Set("hops", (MARK, NAME), size=_LANES)
+    yield Set("arriving", (NAME,), size=_LANES)
+    yield Set("shared", (NAME,), size=_LANES)
+    yield Set("handover", (PORT,))
     for share in SHARES:
         yield Set(share_set(share), (PORT,))
     for version, address in ADDRESS.items():
@@ -163,6 +181,11 @@ def _sets() -> Iterator[Set]:
 def _ours(load: ex.Clause) -> ex.Clause:
     """What is loaded is the mark of a lane."""
     return (*load, *ex.between(FIRST_LANE, LAST_LANE))
+
+
+def _of_member(load: ex.Clause) -> ex.Clause:
+    """What is loaded is the mark of a lane to another member."""
+    return (*load, *ex.between(NOBODY, LAST_MEMBER))
 
 
 def _join(*clauses: ex.Clause) -> ex.Clause:
@@ -184,9 +207,29 @@ def _back() -> Iterator[ex.Clause]:
 
 def _prerouting() -> Iterator[ex.Clause]:
     yield _join(ex.meta("iifname"), ex.within("tunnels"), ex.jump("back"))
+    yield _join(ex.meta("iifname"), ex.within("arriving"), ex.jump("handed"))
+    for v in (4, 6):
+        # On a shared subnet the interface says nothing; but what a member hands over passed no router.
+        shared = _join(ex.meta("iifname"), ex.within("shared"), ex.from_the_link(v), ex.tcp())
+        staff = _join(ex.source(v), ex.within(f"staff{v}"))
+        yield _join(shared, staff, ex.destination(v), ex.within(f"destinations{v}"), ex.jump("handed"))
     # Almost all packets are of flows that are on their way already: the first two rules are for them.
     yield _join(ex.ct_direction("reply"), ex.accept())
     yield _join(ex.ct("mark"), ex.within("up"), ex.set_meta_mark(), ex.accept())
+    yield _join(_of_member(ex.ct("mark")), ex.tcp(), ex.reset())  # that member is gone
+    for v in (4, 6):
+        yield _join(
+            ex.ct_direction("original"),
+            ex.ct_state("new"),
+            ex.not_a_tcp_syn(),
+            ex.source(v),
+            ex.within(f"staff{v}"),
+            ex.from_where_it_is_routed(),
+            ex.destination(v),
+            ex.mapped(f"previous{v}"),
+            ex.set_meta_mark(),
+            ex.jump("unknown"),
+        )
     for v in (4, 6):
         # A flow without a lane enters the one that carries its destination; so does a flow whose lane is down
         # (failover).
@@ -215,6 +258,26 @@ def _prerouting() -> Iterator[ex.Clause]:
         )
 
 
+def _unknown() -> Iterator[ex.Clause]:
+    """TCP that this host has never seen, and whose destination another member carried before."""
+    yield _join(ex.meta("mark"), ex.within("up"), ex.set_ct_mark(), ex.accept())
+    yield _join(ex.tcp(), ex.counter(), ex.reset())  # nobody can carry it on: say so at once
+
+
+def _handed() -> Iterator[ex.Clause]:
+    """From another member: one hop and no further, and nothing but packets of TCP connections that are known
+    here. Echo requests show the other member that this lane works.
+    """
+    yield _join(ex.tcp(), ex.ct("mark"), ex.within("refusing"), ex.reset())
+    known = _join(ex.tcp(), ex.ct_direction("original"), _ours(ex.ct("mark")))
+    yield _join(known, ex.ct("mark"), ex.set_meta_mark(), ex.accept())
+    for v in (4, 6):
+        yield _join(ex.echo_request(v), ex.to_this_host(), ex.accept())
+    for v in (4, 6):
+        yield _join(ex.tcp(), ex.source(v), ex.within(f"staff{v}"), ex.counter(), ex.reset())
+    yield _join(ex.counter(), ex.drop())
+
+
 def _enter() -> Iterator[ex.Clause]:
     """Only what enters a lane comes here, so this costs nothing for flows that are on their way."""
     yield ex.jump("gate")
@@ -239,7 +302,11 @@ def _fresh() -> Iterator[ex.Clause]:
 
 
 def _gate() -> Iterator[ex.Clause]:
-    """Without an element for the lane everybody passes."""
+    """Without an element for the lane everybody passes, but for sources that are denied."""
+    for v in (4, 6):
+        denied = _join(ex.source(v), ex.within(f"denied{v}"))
+        yield _join(ex.tcp(), denied, ex.counter(), ex.reset())
+        yield _join(denied, ex.counter(), ex.reject())
     for v in (4, 6):
         yield _join(ex.mark_source_and_port(v), ex.within(f"allowed{v}"), ex.leave())
     for v in (4, 6):
@@ -255,6 +322,10 @@ def _nat() -> Iterator[ex.Clause]:
 
 
 def _input() -> Iterator[ex.Clause]:
+    for v in (4, 6):
+        # VXLAN has no authentication: at least it must come from a member's address.
+        vxlan = _join(ex.udp_dport(), ex.within("handover"))
+        yield _join(vxlan, ex.source(v), ex.outside(f"members{v}"), ex.counter(), ex.drop())
     yield _join(ex.ct_direction("reply"), ex.accept())
     yield _join(ex.ct("mark"), ex.within("sent"))  # counts: what staff send to a proxy
     yield _join(ex.tcp_dport(FIRST_PORT, LAST_PORT), ex.jump("proxied"))
@@ -294,6 +365,11 @@ def _forward() -> Iterator[ex.Clause]:
     yield _join(ex.tcp_syn(), ex.jump("clamp"))
     yield _join(ex.ct_direction("reply"), ex.meta("oifname"), ex.outside("tunnels"), ex.accept())
     yield _join(ex.mark_and_oifname(), ex.within("lanes"), ex.accept())
+    for v in (4, 6):
+        yield _join(ex.mark_and_oifname(), ex.within("hops"), ex.set_link_ttl(v))
+    # The packets around it inherit its mark, and would be led here again.
+    yield _join(ex.mark_and_oifname(), ex.within("hops"), ex.clear_mark(), ex.accept())
+    yield _join(ex.meta("oifname"), ex.within("arriving"), ex.counter(), ex.drop())
     # Whatever the routes say: into a tunnel goes what carries its lane's mark, and nothing else.
     yield _join(ex.meta("oifname"), ex.within("tunnels"), ex.counter(), ex.drop())
     # Everything below would leave in clear. After a 1:1 mapping the mark is the only sign of that.
@@ -304,6 +380,8 @@ def _forward() -> Iterator[ex.Clause]:
 
 def _output() -> Iterator[ex.Clause]:
     yield _join(ex.oifname("lo"), ex.accept())
+    yield _join(ex.mark_and_oifname(), ex.within("hops"), ex.clear_mark(), ex.accept())
+    yield _join(ex.meta("oifname"), ex.within("arriving"), ex.counter(), ex.drop())
     # Counts what a proxy gives back.
     yield _join(ex.ct_direction("reply"), ex.ct("mark"), ex.within("received"))
     # Flows of the host itself carry a mark of their own, so that draining neither counts nor waits for
@@ -339,6 +417,8 @@ def _chains() -> Iterator[Chain]:
     yield Chain.part("gate", _gate())  # a chain stands before those that jump to it
     yield Chain.part("fresh", _fresh())
     yield Chain.part("enter", _enter())
+    yield Chain.part("unknown", _unknown())
+    yield Chain.part("handed", _handed())
     yield Chain.part("clamp", _clamp())
     yield Chain.part("back", _back())
     yield Chain.part("crowd", _crowd())

@@ -49,8 +49,9 @@ _NUMBERS = {name: number for number, name in _KINDS.items()}
 _ACTIONS = {1: "lookup", 2: "goto", 3: "nop"}
 _ACTION_NUMBERS = {name: number for number, name in _ACTIONS.items()}
 _SCOPES = {"unicast": 253, "local": 254}  # as `ip` gives them: link, host
+_UNIVERSE, _ON_LINK = 0, 4  # RT_SCOPE_UNIVERSE, of a route with a gateway; RTNH_F_ONLINK
 _ANY_SCOPE = 255  # RT_SCOPE_NOWHERE: a removal that does not look at the scope
-_RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA = 5, 9, 18
+_RTA_GATEWAY, _RTA_PREFSRC, _RTA_MULTIPATH, _RTA_VIA = 5, 7, 9, 18
 _NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop
 
 
@@ -75,11 +76,14 @@ def pack(change: Change, index: int = 0) -> NetlinkRequest:
 
 def _pack_route(route: Route, index: int, add: bool) -> bytes:
     network, kind = route.network, _NUMBERS.get(route.kind) or int(route.kind)
-    scope = _SCOPES.get(route.kind, 0) if add else _ANY_SCOPE
-    body = _ROUTE.pack(FAMILY[network.version], network.prefixlen, 0, 0, 0, PROTOCOL, scope, kind, 0)
+    onward = _UNIVERSE if route.gateway is not None else _SCOPES.get(route.kind, 0)
+    scope, flags = onward if add else _ANY_SCOPE, _ON_LINK if route.gateway is not None else 0
+    body = _ROUTE.pack(FAMILY[network.version], network.prefixlen, 0, 0, 0, PROTOCOL, scope, kind, flags)
     if network.prefixlen:
         body += attribute(_DST, network.network_address.packed)
     body += _NUMBER.pack(8, _PRIORITY, route.metric) + _NUMBER.pack(8, _TABLE, route.table)
+    if route.gateway is not None:
+        body += attribute(_RTA_GATEWAY, route.gateway.packed)
     return body + _NUMBER.pack(8, _OIF, index) if index else body
 
 
@@ -115,7 +119,8 @@ def read_route(body: bytes) -> RawRoute | None:
         table = native(found[_TABLE])
     make = IPv4Network if family == socket.AF_INET else IPv6Network
     network = make((int.from_bytes(found.get(_DST, b""), "big"), length))
-    route = Route(network, table, native(found.get(_PRIORITY)), _KINDS.get(kind, str(kind)))
+    gateway = ip_address(found[_RTA_GATEWAY]) if _RTA_GATEWAY in found else None
+    route = Route(network, table, native(found.get(_PRIORITY)), _KINDS.get(kind, str(kind)), None, gateway)
     return RawRoute(route, native(found.get(_OIF)))
 
 
@@ -163,6 +168,7 @@ class RouteLookup(NamedTuple):
     device: int  # index of the interface; 0: none
     gateway: IPAddress | None
     table: int
+    source: IPAddress | None = None  # that this host would give a packet of its own
 
 
 def route_query(
@@ -186,4 +192,5 @@ def read_lookup(body: bytes) -> RouteLookup:
     """The answer to `route_query`."""
     found = dict(attributes(body[_ROUTE.size :]))
     table = native(found[_TABLE]) if _TABLE in found else _ROUTE.unpack_from(body)[4]
-    return RouteLookup(native(found.get(_OIF)), next(_next_hops(found), None), table)
+    source = ip_address(found[_RTA_PREFSRC]) if _RTA_PREFSRC in found else None
+    return RouteLookup(native(found.get(_OIF)), next(_next_hops(found), None), table, source)

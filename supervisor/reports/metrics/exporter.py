@@ -122,6 +122,13 @@ class Metrics:
                 ("event",),
                 {(event,): count for event, count in audit.items()},
             )
+        if (members := self._sources.members()) is not None:
+            yield _gauges(
+                "fleet_member_up",
+                "1 if this member of the fleet is up, as far as the one that answers knows.",
+                "member",
+                members,
+            )
         yield _counter(
             "log_events_dropped",
             "Log lines dropped because nobody read them in time.",
@@ -162,6 +169,13 @@ class _Families(Collector):
 
 def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"{PREFIX}_{name}", text, value=value)
+
+
+def _gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=(label,))
+    for key, value in values.items():
+        family.add_metric((key,), value)
+    return family
 
 
 def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], int]) -> Metric:

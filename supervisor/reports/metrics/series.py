@@ -69,6 +69,8 @@ class ScrapeSources:
     internal_errors: Callable[[], Mapping[str, int]] = lambda: MappingProxyType({})
     # Audit entries by event, and those `lost`.
     audit: Callable[[], Mapping[str, int] | None] = lambda: None
+    # Whether each member of the fleet is up; None: there is no fleet.
+    members: Callable[[], Mapping[str, bool] | None] = lambda: None
     # Attempts to send an event to PagerDuty, by action and result.
     sent_events: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})
 

@@ -12,10 +12,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
-
+from common.constraints import CheckedBy, NotEmpty
 from tunnels.base import (
     Carrier,
     Connected,
@@ -32,6 +31,7 @@ from tunnels.base import (
 )
 from tunnels.failure_patterns import table
 from tunnels.regex import MAX_MATCHED_CHARS, check_sizes, compiled
+from tunnels.settings import setting
 from tunnels.targets import parse_target
 
 # --- patterns
@@ -120,66 +120,103 @@ def _names(words: Iterable[str]) -> set[str]:
 # ----------------------------------------------------------------------------------------------------------
 
 
+def _fact_pattern(value: str) -> str:
+    return _checked(value, _FACTS)
+
+
+def _checked_argv(value: tuple[str, ...]) -> tuple[str, ...]:
+    for word, after in zip(value, (*value[1:], ""), strict=True):
+        _check_placeholders(word, _IN_ARGV)
+        if "\0" in word or not value[0]:
+            raise ValueError("argv: the program's name is missing, or a word holds a zero character")
+        option = _SECRET_OPTION.fullmatch(word)
+        if _IN_URL.search(word) or (
+            option and (option[1] or ("=" not in word and after[:1] not in ("", "-", "/", "{")))
+        ):
+            raise ValueError(
+                f"a secret on the command line could be read by everybody on this host; {_HANDED_OVER}"
+            )
+    return value
+
+
+def _permanent_patterns(value: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_checked(pattern, map(_group, PERMANENT)) for pattern in value)
+
+
+def _transient_patterns(value: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_checked(pattern, map(_group, TRANSIENT)) for pattern in value)
+
+
+def _checked_environment(value: Mapping[str, str]) -> Mapping[str, str]:
+    for name, text in value.items():
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII) is None or "\0" in text:
+            raise ValueError(f"{name!r} cannot be an environment variable")
+        _check_placeholders(text, _IN_ENVIRONMENT)
+        if (_SECRET_NAME.search(name) and not text.startswith(("/", "{"))) or _IN_URL.search(text):
+            raise ValueError(f"{name}: a secret is never written here; {_HANDED_OVER} (in argv)")
+    return value
+
+
 class Up(Settings):
     """How the program is known to be up; exactly one of these."""
 
     whole: ClassVar[bool] = True
 
-    line: str | None = Field(
-        None,
+    line: Annotated[str, CheckedBy(_fact_pattern)] | None = setting(
+        default=None,
         description="a regular expression (RE2): a line of its output; groups named address and peer are "
         "shown",
     )
-    device: str | None = Field(
-        None, description="name of the device that it makes: as soon as that is up and has an address"
+    device: str | None = setting(
+        default=None, description="name of the device that it makes: as soon as that is up and has an address"
     )
-    notify: bool = Field(False, description="true: it says READY=1 on its NOTIFY_SOCKET (sd_notify)")
-    probe: bool = Field(
-        False, description="true: as soon as its device is up and a target of the probe answers through it"
+    notify: bool = setting(
+        default=False, description="true: it says READY=1 on its NOTIFY_SOCKET (sd_notify)"
+    )
+    probe: bool = setting(
+        default=False,
+        description="true: as soon as its device is up and a target of the probe answers through it",
     )
 
-    @field_validator("line")
-    @classmethod
-    def _is_pattern(cls, value: str | None) -> str | None:
-        return None if value is None else _checked(value, _FACTS)
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
+    def check(self) -> None:
+        """It is exactly one."""
         if sum((self.line is not None, self.device is not None, self.notify, self.probe)) != 1:
             raise ValueError("up is one of {line: REGEX}, {device: NAME}, {notify: true} and {probe: true}")
-        return self
 
 
 class Command(Tunnel):
     """A tunnel of kind command."""
 
-    kind: Literal["command"] = Field("command", description="any program that makes a tunnel device")
-    argv: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+    kind: Literal["command"] = setting(
+        default="command", description="any program that makes a tunnel device"
+    )
+    argv: Annotated[tuple[str, ...], NotEmpty(), CheckedBy(_checked_argv)] = setting(
         description="the program and its arguments, no shell; {device}, {directory}, {username} and "
         "{password_file} are filled in"
     )
-    up: Up = Field(description="how it is known to be up")
-    permanent: tuple[str, ...] = Field(
-        (), description="regular expressions (RE2): lines after which trying again is useless"
+    up: Up = setting(description="how it is known to be up")
+    permanent: Annotated[tuple[str, ...], CheckedBy(_permanent_patterns)] = setting(
+        default=(), description="regular expressions (RE2): lines after which trying again is useless"
     )
-    transient: tuple[str, ...] = Field(
-        (), description="regular expressions (RE2): lines after which it is started anew"
+    transient: Annotated[tuple[str, ...], CheckedBy(_transient_patterns)] = setting(
+        default=(), description="regular expressions (RE2): lines after which it is started anew"
     )
-    reads: tuple[Path, ...] = Field(
-        (), description="files and directories that it opens, beside the system's and those that argv names"
+    reads: tuple[Path, ...] = setting(
+        default=(),
+        description="files and directories that it opens, beside the system's and those that argv names",
     )
-    writes: tuple[Path, ...] = Field(
-        (), description="files and directories that it changes, beside its own directory; [/] closes nothing"
+    writes: tuple[Path, ...] = setting(
+        default=(),
+        description="files and directories that it changes, beside its own directory; [/] closes nothing",
     )
-    environment: Mapping[str, str] = Field(
+    environment: Annotated[Mapping[str, str], CheckedBy(_checked_environment)] = setting(
         default_factory=dict,
         description="variables beside PATH and LANG, no secrets; {device}, {directory} and {username} are "
         "filled in",
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _one_device(cls, value: Any) -> Any:
+    def long_form(cls, value: Any) -> Any:
         """`up.device` is the tunnel's device."""
         named = (
             value["up"].get("device")
@@ -190,45 +227,8 @@ class Command(Tunnel):
             return {**value, "device": named}
         return value
 
-    @field_validator("argv")
-    @classmethod
-    def _can_be_run(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for word, after in zip(value, (*value[1:], ""), strict=True):
-            _check_placeholders(word, _IN_ARGV)
-            if "\0" in word or not value[0]:
-                raise ValueError("argv: the program's name is missing, or a word holds a zero character")
-            option = _SECRET_OPTION.fullmatch(word)
-            if _IN_URL.search(word) or (
-                option and (option[1] or ("=" not in word and after[:1] not in ("", "-", "/", "{")))
-            ):
-                raise ValueError(
-                    f"a secret on the command line could be read by everybody on this host; {_HANDED_OVER}"
-                )
-        return value
-
-    @field_validator("permanent")
-    @classmethod
-    def _permanent_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_checked(pattern, map(_group, PERMANENT)) for pattern in value)
-
-    @field_validator("transient")
-    @classmethod
-    def _transient_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_checked(pattern, map(_group, TRANSIENT)) for pattern in value)
-
-    @field_validator("environment")
-    @classmethod
-    def _no_secrets(cls, value: Mapping[str, str]) -> Mapping[str, str]:
-        for name, text in value.items():
-            if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII) is None or "\0" in text:
-                raise ValueError(f"{name!r} cannot be an environment variable")
-            _check_placeholders(text, _IN_ENVIRONMENT)
-            if (_SECRET_NAME.search(name) and not text.startswith(("/", "{"))) or _IN_URL.search(text):
-                raise ValueError(f"{name}: a secret is never written here; {_HANDED_OVER} (in argv)")
-        return value
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def check(self) -> None:
+        """Everything that it needs is there, and its patterns are not too large."""
         used = _names((*self.argv, *self.environment.values()))
         check_sizes((*self.permanent, *self.transient, *(() if self.up.line is None else (self.up.line,))))
         if self.up.device not in (None, self.device):
@@ -248,7 +248,6 @@ class Command(Tunnel):
             parse_target(target).address.version == 4 for target in self.probe.targets
         ):
             raise ValueError("up: {probe: true} needs probe.targets with an IPv4 address")
-        return self
 
 
 # --- the launch

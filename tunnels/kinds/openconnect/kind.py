@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 from urllib.parse import quote
 
-from pydantic import Field, field_validator, model_validator
-
+from common.constraints import CheckedBy, Matching, NotEmpty
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, Secret, Tunnel
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, LOGOUT, RENEW, ProgramDialogue
 from tunnels.failure_patterns import table
+from tunnels.settings import setting
 
 _SERVER = re.compile(
     r"(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII
@@ -34,47 +34,66 @@ SILENT_SECONDS = 12.0
 OperatingSystem = Literal["linux", "linux-64", "win", "mac-intel", "android", "apple-ios"]
 
 
+def _checked_server(value: str) -> str:
+    match = _SERVER.fullmatch(value)
+    if match is None or not 0 < int(match["port"] or 443) < 65536:
+        raise ValueError(f"{value!r} is not a server; write it as vpn.example.net or 192.0.2.1:4443")
+    return value
+
+
+def _checked_pin(value: str) -> str:
+    if _PIN.fullmatch(value) is None:
+        raise ValueError(
+            f"{value!r} is not a pin; write it as pin-sha256: and 44 characters, as `openconnect "
+            f"--authenticate` shows it"
+        )
+    return value
+
+
 class OpenConnect(Tunnel):
     """A tunnel of kind openconnect."""
 
-    kind: Literal["openconnect"] = Field(
-        "openconnect", description="openconnect: SSL VPNs of Cisco (ocserv) and others"
+    kind: Literal["openconnect"] = setting(
+        default="openconnect", description="openconnect: SSL VPNs of Cisco (ocserv) and others"
     )
-    server: str = Field(description="HOST[:PORT] of the far side")
-    protocol: Protocol = Field(
-        "anyconnect",
+    server: Annotated[str, CheckedBy(_checked_server)] = setting(description="HOST[:PORT] of the far side")
+    protocol: Protocol = setting(
+        default="anyconnect",
         description="whose VPN it is: anyconnect (also ocserv), gp, pulse, f5, fortinet, array or nc",
     )
-    server_certificate: str | None = Field(
-        None, description="the server's key as pin-sha256:..., where no public authority vouches for it"
+    server_certificate: Annotated[str, CheckedBy(_checked_pin)] | None = setting(
+        default=None,
+        description="the server's key as pin-sha256:..., where no public authority vouches for it",
     )
-    certificate: Path | None = Field(
-        None, description="file with our certificate (PEM), and its key if `key` is not given"
+    certificate: Path | None = setting(
+        default=None, description="file with our certificate (PEM), and its key if `key` is not given"
     )
-    key: Secret | None = Field(
-        None, description="where the private key of the certificate lies; without a passphrase"
+    key: Secret | None = setting(
+        default=None, description="where the private key of the certificate lies; without a passphrase"
     )
-    group: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="what to choose where the server offers several groups"
+    group: Annotated[str, NotEmpty()] | None = setting(
+        default=None, description="what to choose where the server offers several groups"
     )
 
-    useragent: Annotated[str, Field(pattern=r"^[\x21-\x7e][\x20-\x7e]{0,200}$")] | None = Field(
-        None, description="what the client calls itself (User-Agent), where the far side lets in only some"
+    useragent: Annotated[str, Matching(r"^[\x21-\x7e][\x20-\x7e]{0,200}$")] | None = setting(
+        default=None,
+        description="what the client calls itself (User-Agent), where the far side lets in only some",
     )
-    os: OperatingSystem | None = Field(
-        None,
+    os: OperatingSystem | None = setting(
+        default=None,
         description="the system that the client says it runs on: linux, linux-64, win, mac-intel, android or "
         "apple-ios",
     )
-    usergroup: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~%:/?=&+@-]{1,200}$")] | None = Field(
-        None, description="the path of the address behind HOST, by which the far side tells groups apart"
+    usergroup: Annotated[str, Matching(r"^[A-Za-z0-9._~%:/?=&+@-]{1,200}$")] | None = setting(
+        default=None,
+        description="the path of the address behind HOST, by which the far side tells groups apart",
     )
-    realm: Annotated[str, Field(pattern=r"^[\x21-\x7e][\x20-\x7e]{0,100}$")] | None = Field(
-        None, description="the realm to log in to (protocols fortinet, nc and pulse)"
+    realm: Annotated[str, Matching(r"^[\x21-\x7e][\x20-\x7e]{0,100}$")] | None = setting(
+        default=None, description="the realm to log in to (protocols fortinet, nc and pulse)"
     )
 
-    @model_validator(mode="after")
-    def _realm_of_a_protocol(self) -> Self:
+    def check(self) -> None:
+        """A realm belongs to the protocol, and a key to a certificate."""
         if self.realm is not None and self.protocol not in ("fortinet", "nc", "pulse"):
             raise ValueError(f"protocol {self.protocol} has no realms; set group or usergroup")
         if self.realm is not None and (self.usergroup if self.protocol == "fortinet" else self.group):
@@ -83,31 +102,8 @@ class OpenConnect(Tunnel):
                 + ("usergroup" if self.protocol == "fortinet" else "group")
                 + " are one thing here; set one"
             )
-        return self
-
-    @field_validator("server")
-    @classmethod
-    def _is_server(cls, value: str) -> str:
-        match = _SERVER.fullmatch(value)
-        if match is None or not 0 < int(match["port"] or 443) < 65536:
-            raise ValueError(f"{value!r} is not a server; write it as vpn.example.net or 192.0.2.1:4443")
-        return value
-
-    @field_validator("server_certificate")
-    @classmethod
-    def _is_pin(cls, value: str | None) -> str | None:
-        if value is not None and _PIN.fullmatch(value) is None:
-            raise ValueError(
-                f"{value!r} is not a pin; write it as pin-sha256: and 44 characters, as `openconnect "
-                f"--authenticate` shows it"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _key_of_something(self) -> Self:
         if self.key is not None and self.certificate is None:
             raise ValueError("a key without a certificate is of no use; set certificate too")
-        return self
 
     @property
     def host(self) -> str:

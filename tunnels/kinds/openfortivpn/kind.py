@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
-
+from common.constraints import CheckedBy
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, RequiredFile, Tunnel
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
+from tunnels.settings import setting
 
 INSTEAD = "kind: openconnect with protocol: fortinet reaches the same servers without PPP"
 PPP, PPPD = "/dev/ppp", "/usr/sbin/pppd"
@@ -24,36 +24,34 @@ PPP, PPPD = "/dev/ppp", "/usr/sbin/pppd"
 _SERVER = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*)(?::(?P<port>\d{1,5}))?", re.ASCII)
 
 
+def _checked_server(value: str) -> str:
+    match = _SERVER.fullmatch(value)
+    if match is None or not 0 < int(match["port"] or 443) < 65536:
+        raise ValueError(f"{value!r} is not a server; write it as vpn.example.net or 192.0.2.1:10443")
+    return value
+
+
+def _digest(value: str) -> str:
+    digest = value.replace(":", "").lower()
+    if re.fullmatch(r"[0-9a-f]{64}", digest) is None:
+        raise ValueError(
+            f"{value!r} is not a digest; it has 64 hexadecimal digits, as openfortivpn prints them"
+        )
+    return digest
+
+
 class OpenFortiVpn(Tunnel):
     """A tunnel of kind openfortivpn."""
 
-    kind: Literal["openfortivpn"] = Field(
-        "openfortivpn", description="openfortivpn: Fortinet's SSL VPN over pppd"
+    kind: Literal["openfortivpn"] = setting(
+        default="openfortivpn", description="openfortivpn: Fortinet's SSL VPN over pppd"
     )
-    server: str = Field(description="HOST[:PORT] of the gateway")
-    trusted_certificate: str | None = Field(
-        None,
+    server: Annotated[str, CheckedBy(_checked_server)] = setting(description="HOST[:PORT] of the gateway")
+    trusted_certificate: Annotated[str, CheckedBy(_digest)] | None = setting(
+        default=None,
         description="SHA-256 digest (64 hexadecimal digits) of the gateway's certificate, where no public "
         "authority vouches for it",
     )
-
-    @field_validator("server")
-    @classmethod
-    def _is_server(cls, value: str) -> str:
-        match = _SERVER.fullmatch(value)
-        if match is None or not 0 < int(match["port"] or 443) < 65536:
-            raise ValueError(f"{value!r} is not a server; write it as vpn.example.net or 192.0.2.1:10443")
-        return value
-
-    @field_validator("trusted_certificate")
-    @classmethod
-    def _is_digest(cls, value: str | None) -> str | None:
-        digest = None if value is None else value.replace(":", "").lower()
-        if digest is not None and re.fullmatch(r"[0-9a-f]{64}", digest) is None:
-            raise ValueError(
-                f"{value!r} is not a digest; it has 64 hexadecimal digits, as openfortivpn prints them"
-            )
-        return digest
 
 
 def _inputs(tunnel: OpenFortiVpn) -> tuple[Input, ...]:

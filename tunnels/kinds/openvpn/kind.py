@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-
 from tunnels.base import KEY, Carrier, FileFinding, Input, Kind, Launch, Placement, Say, Tunnel
 from tunnels.kinds.openvpn.judging import left_out
 from tunnels.kinds.openvpn.login import LoginIdentity
@@ -24,6 +22,7 @@ from tunnels.kinds.openvpn.options import SECRETS
 from tunnels.kinds.openvpn.profile import OpenVPNProfile, read_profile
 from tunnels.kinds.openvpn.syntax import Directive
 from tunnels.profiles import ProfileError, of_file, referenced_file
+from tunnels.settings import setting
 
 CONNECT_SECONDS = 10  # for one server to answer at all
 HANDSHAKE_SECONDS = 20  # for the TLS handshake with it, and until it has pushed its settings
@@ -36,8 +35,8 @@ _OUR_TEXT = re.compile(r"/proc/self/fd/\d+:(\d{1,6})")  # as its messages name a
 class OpenVPN(Tunnel):
     """A tunnel of kind openvpn."""
 
-    kind: Literal["openvpn"] = Field("openvpn", description="OpenVPN")
-    config: Path = Field(
+    kind: Literal["openvpn"] = setting(default="openvpn", description="OpenVPN")
+    config: Path = setting(
         description="the customer's .ovpn; what the daemon owns in it (device, routes, names, scripts) is "
         "left out"
     )

@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
-
+from common.constraints import CheckedBy, Whole
 from tunnels.base import (
     Carrier,
     Connected,
@@ -41,6 +40,7 @@ from tunnels.kinds.sshuttle.keys import UserCertificate, read_certificate, read_
 from tunnels.kinds.sshuttle.known_hosts import knows, read_known_hosts
 from tunnels.kinds.sshuttle.limits import NOT_FULL, WORKER_CONNECTIONS_PER_SOURCE
 from tunnels.profiles import of_file
+from tunnels.settings import setting
 
 PROGRAM = Path(__file__).with_name("driver.py")
 
@@ -77,64 +77,60 @@ _CANONICAL = MappingProxyType({name.lower(): name for name in SSH_OPTIONS})
 START_SECONDS = 100.0
 
 
+def _checked_account(value: str) -> str:
+    SshAccount.parse(value)
+    return value
+
+
+def _ssh_options(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(_ssh_option, values))
+
+
 class Sshuttle(Tunnel):
     """A tunnel of kind sshuttle."""
 
-    kind: Literal["sshuttle"] = Field("sshuttle", description="sshuttle: TCP over ssh, no network device")
-    remote: str = Field(
+    kind: Literal["sshuttle"] = setting(
+        default="sshuttle", description="sshuttle: TCP over ssh, no network device"
+    )
+    remote: Annotated[str, CheckedBy(_checked_account)] = setting(
         description="USER@HOST[:PORT] of the far side; the account needs a shell and Python 3"
     )
-    identity: Secret = Field(description="where the private ssh key lies; without a passphrase")
-    known_hosts: Path = Field(
+    identity: Secret = setting(description="where the private ssh key lies; without a passphrase")
+    known_hosts: Path = setting(
         description="file with the far side's host key, and that of `jump`, as ssh-keyscan prints them"
     )
-    certificate: Path | None = Field(
-        None, description="OpenSSH user certificate of `identity` (NAME-cert.pub, as ssh-keygen -s makes it)"
+    certificate: Path | None = setting(
+        default=None,
+        description="OpenSSH user certificate of `identity` (NAME-cert.pub, as ssh-keygen -s makes it)",
     )
-    jump: str | None = Field(
-        None,
+    jump: Annotated[str, CheckedBy(_checked_account)] | None = setting(
+        default=None,
         description="USER@HOST[:PORT] of a host on the way, where the far side is reached only from there",
     )
-    jump_identity: Secret | None = Field(
-        None, description="where the private ssh key for `jump` lies; default: `identity`, also for it"
+    jump_identity: Secret | None = setting(
+        default=None,
+        description="where the private ssh key for `jump` lies; default: `identity`, also for it",
     )
-    workers: Annotated[int, Field(strict=True, ge=1, le=16)] = Field(
-        1,
+    workers: Annotated[int, Whole(1, 16)] = setting(
+        default=1,
         description="processes that share the load, each with an ssh of its own and for 960 connections; "
         "one's end costs only its own",
     )
-    ssh_options: tuple[str, ...] = Field(
-        (), description="options of ssh to tune, as Name=value, such as Compression=yes"
+    ssh_options: Annotated[tuple[str, ...], CheckedBy(_ssh_options)] = setting(
+        default=(), description="options of ssh to tune, as Name=value, such as Compression=yes"
     )
 
-    @field_validator("remote", "jump")
-    @classmethod
-    def _is_account(cls, value: str | None) -> str | None:
-        if value is not None:
-            SshAccount.parse(value)
-        return value
-
-    @field_validator("ssh_options")
-    @classmethod
-    def _tunable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_ssh_option(option) for option in value)
-
-    @model_validator(mode="after")
-    def _probes_that_pass(self) -> Self:
+    def check(self) -> None:
+        """Its probes pass, and there is one way to the far side."""
         for target in self.probe.targets:
             if target.startswith("icmp:"):
                 raise ValueError(
                     f"probe target {target} cannot pass: sshuttle carries TCP only; use tcp:// or http://"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
         if self.jump_identity is not None and self.jump is None:
             raise ValueError("a jump_identity without a jump is of no use; set jump too")
         if self.jump is not None and self.option("ProxyCommand") is not None:
             raise ValueError("jump and the ssh option ProxyCommand are two ways to the far side; remove one")
-        return self
 
     @property
     def first_hop(self) -> SshAccount:

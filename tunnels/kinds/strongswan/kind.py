@@ -14,13 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-
 from tunnels.base import KEY, Carrier, FileFinding, Input, Kind, Launch, Placement, Reason, Secret, Tunnel
 from tunnels.driver_dialogue import ASK_SIGN_OF_LIFE, INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
 from tunnels.kinds.strongswan.config import Swanctl, not_asked_for, read_swanctl
 from tunnels.profiles import PREFIX, folder, of_file, referenced_file
+from tunnels.settings import setting
 
 # Of keys and certificates, beside a swanctl.conf. Of each of these swanctl loads every file.
 PRIVATE_FOLDERS = frozenset({"bliss", "ecdsa", "pkcs12", "pkcs8", "private", "rsa"})  # of keys
@@ -44,12 +43,14 @@ FOLDERS = (
 class StrongSwan(Tunnel):
     """A tunnel of kind strongswan."""
 
-    kind: Literal["strongswan"] = Field("strongswan", description="strongSwan: IPsec with IKEv2 or IKEv1")
-    config: Path = Field(
+    kind: Literal["strongswan"] = setting(
+        default="strongswan", description="strongSwan: IPsec with IKEv2 or IKEv1"
+    )
+    config: Path = setting(
         description="swanctl.conf; its keys and certificates lie beside it (x509, x509ca, private, ...)"
     )
-    psk: Secret | None = Field(
-        None, description="where the pre-shared key lies, if the swanctl.conf does not hold it"
+    psk: Secret | None = setting(
+        default=None, description="where the pre-shared key lies, if the swanctl.conf does not hold it"
     )
 
 

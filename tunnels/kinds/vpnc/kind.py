@@ -11,14 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, Secret, Tunnel
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
 from tunnels.profile_text import text_of
 from tunnels.profiles import EmptySecret, ProfileError, Value, of_file, referenced_file
 from tunnels.recognition import ProfileFormat
+from tunnels.settings import setting
 
 # dead peer detection after so much silence; the least that vpnc accepts
 DPD_SECONDS = 10
@@ -71,15 +70,15 @@ _SECRETS = ("IPSec secret", "IPSec obfuscated secret")
 class Vpnc(Tunnel):
     """A tunnel of kind vpnc."""
 
-    kind: Literal["vpnc"] = Field(
-        "vpnc", description="vpnc: Cisco's IPsec with group name, group secret and XAuth"
+    kind: Literal["vpnc"] = setting(
+        default="vpnc", description="vpnc: Cisco's IPsec with group name, group secret and XAuth"
     )
-    config: Path = Field(
+    config: Path = setting(
         description="vpnc's own configuration; what the daemon owns in it (device, script, process) is "
         "left out"
     )
-    group_secret: Secret | None = Field(
-        None, description="where the group's secret lies, if the configuration does not hold it"
+    group_secret: Secret | None = setting(
+        default=None, description="where the group's secret lies, if the configuration does not hold it"
     )
 
 

@@ -1,0 +1,1 @@
+"""Several facilitators as one: what members decide alone, and what they tell each other"""

@@ -1,0 +1,51 @@
+"""Asks the members' own HTTP servers for their status: all that can be known of a fleet without a lock
+engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from supervisor.core.fleet.member_status import MemberStatus, read_status_document
+from supervisor.core.fleet.view import FleetSight
+from supervisor.fleet.http_connections import HttpConnections, HttpRequest
+from supervisor.fleet.lock_service import LockServiceAway
+
+ANSWER_SECONDS = 2.0  # of one member
+_PATH = "/api/v1/status"
+
+
+@dataclass(frozen=True, slots=True)
+class MemberApis:
+    """The members' HTTP servers, by the names of the members; None: the configuration names none."""
+
+    urls: Mapping[str, str | None]
+    tls: Callable[[], ssl.SSLContext | None]
+
+    async def sight(self) -> FleetSight:
+        """What the members say, all asked at once."""
+        answers = await asyncio.gather(*map(self._ask, self.urls.values()))
+        found = dict(zip(self.urls, answers, strict=True))
+        return FleetSight(
+            {name: answer for name, answer in found.items() if isinstance(answer, MemberStatus)},
+            unknown={name: answer for name, answer in found.items() if isinstance(answer, str)},
+            source="members",
+        )
+
+    async def _ask(self, url: str | None) -> MemberStatus | str:
+        """Its status, or the sentence why there is none."""
+        if url is None:
+            return "fleet.members names no api of it, so it cannot be asked"
+        http = HttpConnections([url.rstrip("/")], self.tls, ANSWER_SECONDS)
+        try:
+            answer = await http.ask(HttpRequest("GET", _PATH))
+            if answer.status != 200:
+                return f"{url} answers with status {answer.status}: {answer.text}"
+            return read_status_document(answer.body.decode("utf-8", "replace"))
+        except (LockServiceAway, ValueError) as error:
+            return str(error)
+        finally:
+            await http.close()

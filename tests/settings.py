@@ -1,0 +1,15 @@
+"""Settings as a configuration says them: durations, networks and short forms as text."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from supervisor.config.validation import validated
+from tunnels.settings import Settings
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def configured(group: type[SettingsT], **settings: object) -> SettingsT:
+    """This group of settings. pydantic's ValidationError."""
+    return validated(group, settings)
