@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from common.configuration.notation import File, Url
 from common.quantities import Pause, Seconds
-from hub.config.model import ClientTls
+from hub.config.model import ServiceClientTls
 from hub.config.reading import HubSettings
 
 _MAX_SOCKET_PATH_BYTES = 107  # sun_path in struct sockaddr_un (unix(7))
@@ -23,7 +23,7 @@ def _socket(value: Path) -> Path:
     return value
 
 
-class DrainSettings(HubSettings):
+class NodeDrainSettings(HubSettings):
     """How `facilitator-hub sidecar drain` ends."""
 
     timeout: Seconds = Field(8 * 3600.0, description="for so long, people may finish what they do")
@@ -36,7 +36,7 @@ class ServiceAddress(HubSettings):
     """Where the session service is."""
 
     url: Url
-    tls: ClientTls
+    tls: ServiceClientTls
 
 
 class SidecarSettings(HubSettings):
@@ -54,7 +54,7 @@ class SidecarSettings(HubSettings):
     login_patience: Seconds = Field(
         10.0, description="for so long, a login waits for a service that does not answer"
     )
-    drain: DrainSettings = Field(default_factory=DrainSettings)
+    drain: NodeDrainSettings = Field(default_factory=NodeDrainSettings)
 
 
 class ProfileSettings(HubSettings):
