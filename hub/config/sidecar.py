@@ -50,7 +50,7 @@ class SidecarSettings(HubSettings):
         None, description="a name for this server where one certificate serves several of them"
     )
     sessions: ServiceAddress
-    heartbeat: Annotated[float, Pause] = Field(5.0, description="how often the service is told all sessions")
+    heartbeat: Pause = Field(5.0, description="how often the service is told all sessions")
     login_patience: Seconds = Field(
         10.0, description="for so long, a login waits for a service that does not answer"
     )

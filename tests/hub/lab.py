@@ -69,6 +69,8 @@ class HubNode:
 
     def decides(self) -> bool:
         """It knows its server's clients."""
+        assert self._sidecar is not None
+        assert self._sidecar.poll() is None, f"the sidecar ended: {self.log.read_text()}"
         return bool(self.status().get("connected"))
 
     def status(self) -> dict[str, object]:
