@@ -10,7 +10,7 @@ from supervisor.config import Config
 from supervisor.core.network.compose import Scope, compose
 from supervisor.core.network.failover import recalled
 from supervisor.core.network.plan import NetworkPlan, assign_lanes
-from supervisor.core.network.second_hop import Member
+from supervisor.core.network.second_hop import OtherMember
 from supervisor.core.session.record import PreviousRun, found
 from tunnels.base import AnyKind
 from tunnels.networks import IPAddress
@@ -47,7 +47,7 @@ def scope(facilitator: str, config: Config) -> Scope:
     )
 
 
-def members(config: Config) -> tuple[Member, ...]:
+def members(config: Config) -> tuple[OtherMember, ...]:
     """The other members of the fleet, to which connections are handed over."""
     fleet, name = config.fleet, config.facilitator.name
     if fleet is None or fleet.handover.via == "none":
@@ -57,7 +57,7 @@ def members(config: Config) -> tuple[Member, ...]:
     local = None if own is None else own.address
     return tuple(
         [
-            Member(other, each.address, _same_version(local, each.address), port)
+            OtherMember(other, each.address, _same_version(local, each.address), port)
             for other, each in fleet.members.items()
             if other != name
         ]

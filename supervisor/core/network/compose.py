@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from supervisor.core.network.failover import Carriers, choose
 from supervisor.core.network.plan import NetworkPlan, Segments, desired, next_refusal, proxies
-from supervisor.core.network.second_hop import Member, handed_over, member_lanes
+from supervisor.core.network.second_hop import OtherMember, handed_over, member_lanes
 from supervisor.core.snapshot import Snapshot
 from tunnels.base import AnyKind, IPNetwork
 from tunnels.networks import IPAddress
@@ -26,7 +26,7 @@ class Scope:
     timeout: float = 8 * 3600.0  # longest time (seconds) that a tunnel which drains waits for its flows
     idle: float = 900.0  # seconds without a packet after which a flow is not waited for
     accounting: bool = False  # of each flow's bytes, for the audit
-    members: tuple[Member, ...] = ()  # other members of the fleet, to which connections are handed over
+    members: tuple[OtherMember, ...] = ()  # other members of the fleet, to which connections are handed over
     denied: tuple[IPAddress, ...] = ()  # sources that an order of the fleet keeps out
 
 
