@@ -14,7 +14,9 @@ import click
 # Command: the module in hub.cli that defines it under this name.
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
+        "profile": "profile",
         "sessions": "sessions",
+        "sidecar": "sidecar",
         "who": "operator",
         "history": "operator",
         "events": "operator",

@@ -13,7 +13,7 @@ from common.configuration.locations import find, find_key
 from common.configuration.problems import ConfigErrors, KeyPath, Report
 from common.configuration.yaml_document import Group, load
 
-SECTIONS = ("sidecar", "sessions", "admin")
+SECTIONS = ("sidecar", "sessions", "admin", "profile")
 
 SettingsT = TypeVar("SettingsT", bound="HubSettings")
 

@@ -46,8 +46,12 @@ class Authority:
             str(self.root.certificate),
         )
 
-    def issue(self, name: str, usage: str) -> KeyPair:
-        """A certificate for `name`; `usage` is serverAuth or clientAuth."""
+    def issue(self, name: str, usage: str, *addresses: str) -> KeyPair:
+        """A certificate for `name`; `usage` is serverAuth or clientAuth. `addresses`: IP addresses of the
+        server, which clients of HTTPS compare.
+        """
+        alternative = ",".join(f"IP:{address}" for address in addresses)
+        more = ("-addext", f"subjectAltName={alternative}") if addresses else ()
         issued = KeyPair(self.directory / f"{name}.crt", self.directory / f"{name}.key")
         _openssl(
             "req",
@@ -67,6 +71,7 @@ class Authority:
             f"extendedKeyUsage={usage}",
             "-addext",
             "keyUsage=critical,digitalSignature,keyAgreement",
+            *more,
             "-keyout",
             str(issued.key),
             "-out",

@@ -1,0 +1,1 @@
+"""What the sidecar decides, as values: no socket, no clock, no disk."""

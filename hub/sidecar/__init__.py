@@ -1,0 +1,1 @@
+"""The sidecar of an OpenVPN server: decides its logins by asking the session service, and ends sessions."""
