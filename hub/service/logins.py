@@ -268,6 +268,7 @@ def _asked(request: api.LoginRequest, now: float, person: Person | None) -> Staf
         method=person.method if person is not None else Method.CERTIFICATE,
         state=StaffSessionState.ASKED,
         asked=now,
+        groups=groups_json(person.groups if person is not None else ()),
     )
 
 
