@@ -56,10 +56,10 @@ class SqliteConnection:
             self._connection.execute("BEGIN IMMEDIATE" if self._writing else "BEGIN")
             try:
                 result = work(SqliteTransaction(self._connection))
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
         except sqlite3.OperationalError as error:
             raise Unavailable(str(error)) from error
         return result
