@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.settings import setting
-from supervisor.config import Config, ConfigErrors, parse
+from supervisor.config import Config, ConfigErrors
+from supervisor.config.parse import parse
 from tunnels.base import CLIENT_SETTINGS, AnyKind, Carrier, Input, Kind, Launch
 from tunnels.settings import Secret, Tunnel
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import tunnels.kinds
 from common.settings import settings_of
-from supervisor.config import parse
+from supervisor.config.parse import parse
 from supervisor.config.validation import validated
 from tests.cli.hostile import WORDS
 from tunnels.base import (
