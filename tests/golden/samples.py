@@ -10,7 +10,14 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from supervisor.app.stores import second_sessions, state_store, stopped_tunnels, upgrade_document
+from supervisor.app.stores import (
+    fleet_orders,
+    second_sessions,
+    state_store,
+    stopped_tunnels,
+    upgrade_document,
+)
+from supervisor.app.stores.fleet_orders import FleetOrderFile
 from supervisor.app.stores.second_sessions import SecondSessions
 from supervisor.app.stores.state_store import End, Stored
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
@@ -18,6 +25,7 @@ from supervisor.app.stores.upgrade_document import HandoverDocument
 from supervisor.clients import process_journal, totp
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.totp import Codes
+from supervisor.core.fleet.orders import FleetOrder, OrderKind
 from supervisor.core.session.record import TunnelRecord
 from supervisor.core.snapshot import Snapshot, Transition
 from supervisor.core.state import (
@@ -154,6 +162,10 @@ ENTRY = JournalEntry(
     output=4096,
 )
 END = End(BOOT, 900.5)
+FOLLOWED = (
+    FleetOrder(OrderKind.DRAIN, "vpn2", "alice@vpn1", "a new kernel", 1_790_000_000.5),
+    FleetOrder(OrderKind.STOP, "acme-dc", "bob@laptop", "asked for by ACME", 1_790_000_001.0),
+)
 HELD = frozenset({"acme-dc", "globex"})
 LEARNED = {"acme-dc": Second.REPLACES, "globex": Second.ALLOWED}
 NOW = 1_000_000_000.0
@@ -178,6 +190,16 @@ def _read_entry(directory: Path, content: bytes) -> JournalEntry | None:
     (directory / "journal").mkdir()
     (directory / "journal" / "acme-dc.json").write_bytes(content)
     return Journal(directory).load().get("acme-dc")
+
+
+def _orders(directory: Path) -> bytes:
+    FleetOrderFile(directory).keep(FOLLOWED)
+    return (directory / "orders.json").read_bytes()
+
+
+def _read_orders(directory: Path, content: bytes) -> tuple[FleetOrder, ...]:
+    (directory / "orders.json").write_bytes(content)
+    return FleetOrderFile(directory).orders
 
 
 def _held(directory: Path) -> bytes:
@@ -236,6 +258,7 @@ SORTS: dict[str, Sort] = {
         lambda _, text: upgrade_document.DOCUMENT.read(text),
     ),
     "journal": Sort(process_journal.FORMAT, ENTRY, _entry, _read_entry),
+    "orders": Sort(fleet_orders.DOCUMENT.format, FOLLOWED, _orders, _read_orders),
     "held": Sort(stopped_tunnels.DOCUMENT.format, HELD, _held, _read_held),
     "second-sessions": Sort(second_sessions.DOCUMENT.format, LEARNED, _learned, _read_learned),
     "codes": Sort(totp.FORMAT, True, _codes, _read_codes),
