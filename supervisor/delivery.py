@@ -131,9 +131,14 @@ def flow_jobs(members: Members, lanes: Mapping[str, int], idle: float) -> Iterat
 
 
 def probe_jobs(
-    members: Members, lanes: Mapping[str, int], kinds: Mapping[str, AnyKind]
+    members: Members,
+    lanes: Mapping[str, int],
+    kinds: Mapping[str, AnyKind],
+    movable: Callable[[str], bool] = lambda tunnel: False,
 ) -> Iterator[tuple[str, ProbeJob]]:
-    """The jobs of the prober: the sessions that are up, by slot name."""
+    """The jobs of the prober: the sessions that are up, by slot name. `movable`: whether a suspicion moves a
+    tunnel's flows.
+    """
     for name, (tunnel, state) in members.items():
         pace = tunnel.probe if state.standby is None else beside(tunnel.probe, state)
         for each in state.sessions if tunnel.probe.targets else ():
@@ -141,5 +146,6 @@ def probe_jobs(
                 session, inside = each.session, kinds[tunnel.kind].inner_probe(tunnel)
                 lane = lane_of(lanes[name], session.slot)
                 there = tuple(each.network for each in tunnel.destinations)
-                job = ProbeJob(name, session.number, pace, session.device, lane, inside, there)
+                moves = movable(name)
+                job = ProbeJob(name, session.number, pace, session.device, lane, inside, there, moves)
                 yield slot_name(name, session.slot), job

@@ -167,6 +167,14 @@ class Drain:
     until: float  # monotonic seconds
     left: int | None = None  # flows that are not over; None: not counted yet
     idle: float = 0.0  # seconds for which the most silent of them has been silent
+    # Monotonic seconds: until then it neither ends nor refuses new flows, so that the routers that were told
+    # have turned to another member of the fleet before.
+    not_before: float = 0.0
+
+    @property
+    def due(self) -> float:
+        """When it ends without any further event (monotonic seconds)."""
+        return self.until if self.left != 0 else min(self.until, self.not_before)
 
 
 class Second(enum.StrEnum):
@@ -229,6 +237,8 @@ class Liveness:
     missed_since: float | None = None  # monotonic seconds: the first of the missed rounds
     signs: ProtocolSigns | None = None  # of the protocol since then; None: the client has said nothing
     silent: tuple[SilentTarget, ...] | None = None  # of the tunnel's targets; None: no round has shown it yet
+    # Monotonic seconds: probes were unanswered for so long that new flows go elsewhere if they can.
+    suspected: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +307,9 @@ class TunnelState:
     idle: Idle = Idle()  # while none is active
     last: Session = Session(0)  # the last active one that is over
     well_since: float = 0.0  # when the answer to `well` last changed
+    sound_since: float = 0.0  # when the answer to `sound` last changed
+    # New flows of staff have entered it since it is sound: the routers send them to this host.
+    chosen_since: float | None = None
     retry: RetryState = RetryState()
     drain: Drain | None = None  # it ends when nothing goes through it any more; until then it reconnects
     endpoint: Reach = Reach.UNKNOWN  # the remote gateway
@@ -433,6 +446,11 @@ def well(tunnel: Tunnel, state: TunnelState | SessionState) -> bool:
     well.
     """
     return up(state) and (state.health is Health.HEALTHY or not tunnel.probe.targets)
+
+
+def sound(tunnel: Tunnel, state: TunnelState | SessionState) -> bool:
+    """Well, and nothing makes us doubt it at this moment."""
+    return well(tunnel, state) and state.liveness.suspected is None
 
 
 @dataclass(frozen=True, slots=True)

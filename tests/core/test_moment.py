@@ -57,6 +57,7 @@ EFFECTS: dict[str, tuple[TunnelState, ev.Event, Any, Any, dict[str, Any]]] = {
     "uplink": (DYING, MISS, True, False, {}),
     "doubted": (DYING, MISS, False, True, {}),
     "utc_offset": (STARTING, CONNECTED, 0.0, 6 * 3600.0, {"tunnel": AT_NIGHT}),
+    "notice": (UP, ev.Asked("acme", reason=Reason.STOPPED), 0.0, 1.0, {}),
 }
 
 

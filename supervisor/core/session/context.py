@@ -23,6 +23,8 @@ class StepContext:
     uplink: bool  # whether this host's way out works; without it nothing is started or given up
     doubted: bool  # the uplink may be dead: no missed probe is judged until that is known
     utc_offset: float  # seconds that turn a monotonic moment into local time
+    # Seconds from the announcement that a tunnel takes no new flows to its planned end; 0: nobody is told.
+    notice: float
 
 
 @dataclass(frozen=True, slots=True)

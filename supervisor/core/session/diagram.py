@@ -54,6 +54,7 @@ def diagram() -> str:
         uplink=True,
         doubted=False,
         utc_offset=0.0,
+        notice=0.0,
     )
     for phase in Phase:
         for state in _states(phase):

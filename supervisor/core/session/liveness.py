@@ -76,8 +76,10 @@ SENTENCES: Mapping[Leg, str] = MappingProxyType(
 
 def missed(liveness: Liveness, evidence: Proof | None, now: float) -> Liveness:
     """After one more round in which no target answered; `evidence` that packets pass all the same."""
+    suspected = now if liveness.suspected is None and liveness.misses else liveness.suspected
     return replace(
         liveness,
+        suspected=suspected,
         misses=liveness.misses + 1,
         missed_since=now if liveness.missed_since is None else liveness.missed_since,
         rounds_without_traffic=liveness.rounds_without_traffic + 1 if evidence is None else 0,
@@ -88,7 +90,13 @@ def missed(liveness: Liveness, evidence: Proof | None, now: float) -> Liveness:
 def forgotten(liveness: Liveness) -> Liveness:
     """The missed rounds do not count any more."""
     return replace(
-        liveness, misses=0, rounds_without_traffic=0, rounds_without_reply=0, missed_since=None, signs=None
+        liveness,
+        misses=0,
+        rounds_without_traffic=0,
+        rounds_without_reply=0,
+        missed_since=None,
+        signs=None,
+        suspected=None,
     )
 
 

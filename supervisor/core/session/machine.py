@@ -310,6 +310,14 @@ def _found_silent(c: StepContext, session: SessionState) -> SessionState:
     return replace(failed, liveness=replace(liveness, gave_up_on_hearsay=hearsay))
 
 
+def _suspected(c: StepContext, session: SessionState, event: ev.Suspected) -> SessionStep:
+    """A suspicion moves new flows; it ends no session."""
+    known = session.liveness
+    if known.suspected is not None:
+        return SessionStep(session)
+    return SessionStep(replace(session, liveness=replace(known, suspected=c.now)))
+
+
 def _uplink_back(c: StepContext, session: SessionState, event: ev.UplinkBack) -> SessionStep:
     """The session gets some rounds to prove itself."""
     return SessionStep(replace(session, liveness=forgotten(session.liveness)))
@@ -371,6 +379,7 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType(
         (Phase.UP, ev.SourceLost): _source_lost,
         (Phase.UP, ev.AddressConflict): _address_conflict,
         (Phase.UP, ev.PathMtu): _path_mtu,
+        (Phase.UP, ev.Suspected): _suspected,
         (Phase.UP, ev.UplinkBack): _uplink_back,
         (Phase.UP, ev.Tick): _stable_deadline,
         (Phase.STOPPING, ev.ClientSaid): _said_while_stopping,

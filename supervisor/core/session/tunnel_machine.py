@@ -43,6 +43,7 @@ from supervisor.core.state import (
     SessionState,
     TunnelState,
     Want,
+    sound,
 )
 from tunnels.base import Reason
 
@@ -97,7 +98,7 @@ def _ask_idle(c: StepContext, state: TunnelState, event: ev.Asked) -> Step:
     """Nothing runs: it is done at once, except that flows may wait for the tunnel to come back."""
     if event.reason in DOWN:
         waits = event.until is not None and state.phase is Phase.BACKOFF
-        return _drain(state, event) if waits else _stopped(c, replace(state, want=Want.DOWN), event.reason)
+        return _drain(c, state, event) if waits else _stopped(c, replace(state, want=Want.DOWN), event.reason)
     state = replace(state, want=Want.UP, drain=None, retry=from_nothing(state.retry))
     return begin(c, state, event.reason)
 
@@ -105,9 +106,13 @@ def _ask_idle(c: StepContext, state: TunnelState, event: ev.Asked) -> Step:
 def _ask_running(c: StepContext, state: TunnelState, active: SessionState, event: ev.Asked) -> Step:
     """A client runs: a start is fulfilled already, anything else ends the client first."""
     if active.phase is Phase.STOPPING:
-        return _ask_stopping(state, active, event)
+        return _ask_stopping(c, state, active, event)
     if event.reason in DOWN:
-        return _drain(state, event) if event.until is not None else _unwanted(c, state, active, event.reason)
+        if event.until is None and _untold(c, state, active):
+            event = replace(event, until=c.now + c.notice)
+        return (
+            _drain(c, state, event) if event.until is not None else _unwanted(c, state, active, event.reason)
+        )
     state = replace(state, want=Want.UP, drain=None)
     if event.reason in (Reason.RESTARTED, Reason.RECONFIGURED):
         state = replace(state, retry=from_nothing(state.retry))
@@ -115,18 +120,26 @@ def _ask_running(c: StepContext, state: TunnelState, active: SessionState, event
     return Step(state)
 
 
-def _ask_stopping(state: TunnelState, active: SessionState, event: ev.Asked) -> Step:
+def _untold(c: StepContext, state: TunnelState, active: SessionState) -> bool:
+    """The routers may still send new flows here, and have not had the time to turn away."""
+    if active.phase is not Phase.UP or not c.notice:
+        return False
+    return state.drain is None or c.now < state.drain.not_before
+
+
+def _ask_stopping(c: StepContext, state: TunnelState, active: SessionState, event: ev.Asked) -> Step:
     """The client ends anyhow; only what follows may change."""
     if event.until is not None:
-        return Step(state) if state.want is Want.DOWN else _drain(state, event)
+        return Step(state) if state.want is Want.DOWN else _drain(c, state, event)
     want = Want.DOWN if event.reason in DOWN else Want.UP
     return Step(replace(state, want=want, drain=None, active=replace(active, reason=event.reason)))
 
 
-def _drain(state: TunnelState, event: ev.Asked) -> Step:
+def _drain(c: StepContext, state: TunnelState, event: ev.Asked) -> Step:
     """It goes on as it is, reconnects included, until its flows are over."""
     assert event.until is not None
-    return Step(replace(state, drain=Drain(event.reason, event.until)))
+    told = c.now + c.notice if state.drain is None else state.drain.not_before
+    return Step(replace(state, drain=Drain(event.reason, event.until, not_before=told if c.notice else 0.0)))
 
 
 def _unwanted(c: StepContext, state: TunnelState, active: SessionState, reason: Reason) -> Step:
@@ -136,7 +149,7 @@ def _unwanted(c: StepContext, state: TunnelState, active: SessionState, reason: 
 
 def _flows_counted(c: StepContext, state: TunnelState, active: SessionState, event: ev.FlowsCounted) -> Step:
     """Without flows a tunnel that drains is simply unwanted."""
-    if state.drain is None or event.left:
+    if state.drain is None or event.left or c.now < state.drain.not_before:
         return _flows_left(state, event)
     return _ask_running(c, state, active, ev.Asked(c.tunnel.name, reason=state.drain.reason))
 
@@ -207,6 +220,12 @@ def _endpoint_seen_waiting(c: StepContext, state: TunnelState, event: ev.Endpoin
     if curable and c.now - state.since >= CURABLE_SECONDS[0]:
         return begin(c, seen, Reason.RETRY)
     return Step(_soon(c, seen) if state.retry.unreached > 0 else seen)
+
+
+def _chosen(c: StepContext, state: TunnelState, active: SessionState, event: ev.Chosen) -> Step:
+    """The routers send new flows here."""
+    takes = state.drain is None and state.chosen_since is None and sound(c.tunnel, active)
+    return Step(replace(state, chosen_since=c.now) if takes else state)
 
 
 def _endpoint_seen_running(
@@ -422,5 +441,6 @@ RUNNING: Mapping[type[ev.Event], RunningHandler] = MappingProxyType(
         ev.Quiet: _quiet,
         ev.FlowsCounted: _flows_counted,
         ev.EndpointSeen: _endpoint_seen_running,
+        ev.Chosen: _chosen,
     }
 )

@@ -57,6 +57,7 @@ class TunnelSet:
     uplink: Uplink = Uplink()
     draining: bool = False
     gone: frozenset[str] = frozenset()  # other members of the fleet that do not answer
+    notice: float = 0.0  # see `StepContext`
 
     @property
     def tunnels(self) -> dict[str, Tunnel]:
@@ -146,6 +147,7 @@ def _of_tunnel(
         tunnel_set.uplink.alive,
         tunnel_set.uplink.doubted,
         utc_offset,
+        tunnel_set.notice,
     )
     result = step(context, before, event)
     moved = transitions(context, before, result, tunnel_set.uplink)

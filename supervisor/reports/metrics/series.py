@@ -71,6 +71,8 @@ class ScrapeSources:
     audit: Callable[[], Mapping[str, int] | None] = lambda: None
     # Whether each member of the fleet is up; None: there is no fleet.
     members: Callable[[], Mapping[str, bool] | None] = lambda: None
+    # Metrics with which destinations are announced, by destination; None: nothing ever is.
+    announced: Callable[[], Mapping[str, int] | None] = lambda: None
     # Attempts to send an event to PagerDuty, by action and result.
     sent_events: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})
 
