@@ -164,7 +164,7 @@ class Suspected(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen(Event):
+class FlowsEntered(Event):
     """New flows of staff entered the tunnel."""
 
 

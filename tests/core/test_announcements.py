@@ -178,9 +178,9 @@ def test_a_suspected_tunnel_gives_new_flows_to_another_one_that_is_not() -> None
 
 
 def test_new_flows_show_that_routers_send_them_here() -> None:
-    state = after(UP, ev.Chosen("main"))
+    state = after(UP, ev.FlowsEntered("main"))
     assert (state.chosen_since, metrics(told(state))) == (NOW, {CARRYING_METRIC})
-    assert after(SUSPECTED, ev.Chosen("main")).chosen_since is None
+    assert after(SUSPECTED, ev.FlowsEntered("main")).chosen_since is None
 
 
 def test_a_planned_end_is_announced_and_waits_a_moment() -> None:
@@ -261,7 +261,7 @@ def test_of_two_members_the_one_that_carries_keeps_it_while_it_works(
         now += passed
         member = int(second)
         if word == "chosen":  # new flows come, where they are sent
-            states[chosen] = after(states[chosen], ev.Chosen("main"), now=now)
+            states[chosen] = after(states[chosen], ev.FlowsEntered("main"), now=now)
         elif word == "well":
             states[member] = states[member] if sound(MAIN, states[member]) else but(WELL, sound_since=now)
         else:

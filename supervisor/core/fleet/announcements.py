@@ -45,7 +45,7 @@ LAST_METRIC = 9000
 NOTICE_SECONDS = 1.0  # from the announcement that a tunnel takes no new flows to its planned end
 
 
-class Standing(NamedTuple):
+class GroupOffer(NamedTuple):
     """How the destinations that the same tunnels reach are announced."""
 
     tunnel: str  # that carries them
@@ -60,7 +60,7 @@ class Announcements:
     """What is announced now."""
 
     routes: tuple[Announced, ...] = ()  # one and the same object while nothing changes
-    standings: Mapping[Rivals, Standing] = field(default_factory=dict)
+    standings: Mapping[Rivals, GroupOffer] = field(default_factory=dict)
     due: float | None = None  # the monotonic moment at which it changes without any event
     directory: DestinationIndex | None = None  # that it was made from
 
@@ -87,7 +87,7 @@ def announce(
     if announcing is None:
         return Announcements()
     known = directory([tunnel for tunnel, _ in snapshot.tunnels.values()], carriers)
-    standings: dict[Rivals, Standing] = {}
+    standings: dict[Rivals, GroupOffer] = {}
     moments: list[float] = []
     for network, ranked in known.ranked.items():
         if ranked in standings:
@@ -113,7 +113,7 @@ def _with_due(before: Announcements, due: float | None) -> Announcements:
     return Announcements(before.routes, before.standings, due, before.directory)
 
 
-def _routes(known: DestinationIndex, standings: Mapping[Rivals, Standing]) -> Iterator[Announced]:
+def _routes(known: DestinationIndex, standings: Mapping[Rivals, GroupOffer]) -> Iterator[Announced]:
     for network, ranked in known.ranked.items():
         standing = standings.get(ranked)
         if standing is not None:
@@ -127,7 +127,7 @@ class _Judged(NamedTuple):
     due: float | None = None  # the moment at which it changes without any event
 
 
-def _judged(tunnel: Tunnel, state: TunnelState, now: float, before: Standing | None) -> _Judged | None:
+def _judged(tunnel: Tunnel, state: TunnelState, now: float, before: GroupOffer | None) -> _Judged | None:
     """None: it is not announced."""
     if state.want is Want.DOWN or (state.phase is Phase.STOPPED and state.drain is None):
         return None
@@ -136,7 +136,7 @@ def _judged(tunnel: Tunnel, state: TunnelState, now: float, before: Standing | N
     return _Judged(Offer.DRAINS, now) if state.drain is not None else _works(tunnel, state, now, before)
 
 
-def _works(tunnel: Tunnel, state: TunnelState, now: float, before: Standing | None) -> _Judged:
+def _works(tunnel: Tunnel, state: TunnelState, now: float, before: GroupOffer | None) -> _Judged:
     if not sound(tunnel, state):
         return _Judged(Offer.STANDS_BY, state.sound_since)
     if state.chosen_since is not None or (before is not None and before.offer is Offer.CARRIES):
@@ -148,12 +148,12 @@ def _works(tunnel: Tunnel, state: TunnelState, now: float, before: Standing | No
 
 
 def _standing(
-    judged: _Judged, before: Standing | None, name: str, lane: int, preference: int, now: float
-) -> Standing:
+    judged: _Judged, before: GroupOffer | None, name: str, lane: int, preference: int, now: float
+) -> GroupOffer:
     metric, offer = metric_of(judged.offer, preference), judged.offer
     if before is None:
-        return Standing(name, lane, offer, metric, min(now, judged.since))
-    return Standing(name, lane, offer, metric, before.since if before.metric == metric else now)
+        return GroupOffer(name, lane, offer, metric, min(now, judged.since))
+    return GroupOffer(name, lane, offer, metric, before.since if before.metric == metric else now)
 
 
 def metric_of(offer: Offer, preference: int) -> int:

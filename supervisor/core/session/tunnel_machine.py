@@ -222,7 +222,7 @@ def _endpoint_seen_waiting(c: StepContext, state: TunnelState, event: ev.Endpoin
     return Step(_soon(c, seen) if state.retry.unreached > 0 else seen)
 
 
-def _chosen(c: StepContext, state: TunnelState, active: SessionState, event: ev.Chosen) -> Step:
+def _flows_entered(c: StepContext, state: TunnelState, active: SessionState, event: ev.FlowsEntered) -> Step:
     """The routers send new flows here."""
     takes = state.drain is None and state.chosen_since is None and sound(c.tunnel, active)
     return Step(replace(state, chosen_since=c.now) if takes else state)
@@ -441,6 +441,6 @@ RUNNING: Mapping[type[ev.Event], RunningHandler] = MappingProxyType(
         ev.Quiet: _quiet,
         ev.FlowsCounted: _flows_counted,
         ev.EndpointSeen: _endpoint_seen_running,
-        ev.Chosen: _chosen,
+        ev.FlowsEntered: _flows_entered,
     }
 )

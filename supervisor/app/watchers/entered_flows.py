@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from supervisor.core.events import Chosen, Event
+from supervisor.core.events import Event, FlowsEntered
 from supervisor.core.fleet.announcements import undecided
 from supervisor.core.network.traffic import Carried
 from supervisor.engine import Engine
@@ -19,8 +19,8 @@ CHECK_SECONDS = 1.0  # between two looks at the counters
 Counted = Callable[[str], Mapping[int, Carried]]  # what the lanes of a tunnel have carried, by slot
 
 
-class ChosenWatch:
-    """Posts `Chosen` for each tunnel that is announced as one that could carry, once new flows come."""
+class EnteredFlowsWatch:
+    """Posts `FlowsEntered` for each tunnel that is announced as one that could carry, once new flows come."""
 
     def __init__(
         self, engine: Engine, counted: Counted, post: Callable[[Event], None], interval: float = CHECK_SECONDS
@@ -35,7 +35,7 @@ class ChosenWatch:
             now = self._flows()
             for name, flows in now.items():
                 if name in before and flows > before[name]:
-                    self._post(Chosen(name))
+                    self._post(FlowsEntered(name))
             before = now
             await until_tick(self._interval)
 
