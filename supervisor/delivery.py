@@ -17,7 +17,7 @@ from supervisor.core.faults import Faults
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.lanes import lane_of
 from supervisor.core.network.plan import NetworkPlan
-from supervisor.core.session.handover import beside
+from supervisor.core.session.handover import beside, watchful
 from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.record import TunnelRecord
 from supervisor.core.session.tunnel_set import Members
@@ -140,12 +140,12 @@ def probe_jobs(
     tunnel's flows.
     """
     for name, (tunnel, state) in members.items():
-        pace = tunnel.probe if state.standby is None else beside(tunnel.probe, state)
+        pace, moves = tunnel.probe if state.standby is None else beside(tunnel.probe, state), movable(name)
+        pace = watchful(pace) if moves else pace
         for each in state.sessions if tunnel.probe.targets else ():
             if each.phase is Phase.UP:
                 session, inside = each.session, kinds[tunnel.kind].inner_probe(tunnel)
                 lane = lane_of(lanes[name], session.slot)
                 there = tuple(each.network for each in tunnel.destinations)
-                moves = movable(name)
                 job = ProbeJob(name, session.number, pace, session.device, lane, inside, there, moves)
                 yield slot_name(name, session.slot), job

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import collapse_addresses, ip_address
-from typing import Any, NamedTuple
+from ipaddress import ip_address
+from typing import NamedTuple
 
 from tunnels.base import Connected, IPNetwork, Question, Reason, Tunnel
 from tunnels.networks import IPAddress
@@ -54,6 +54,7 @@ class Proof(enum.StrEnum):
     ANSWERED = "answered"  # something inside the tunnel answered us: both directions work
     RECEIVED = "received"  # packets came out of it: one direction works, most likely both
     PROTOCOL = "protocol"  # the gateway's own packets came, which are no user's: one direction works
+    REPEATED = "repeated"  # a target answered when it was asked again: the round was lost on the way
     TRAFFIC = "traffic"  # packets came back to staff from the very destinations that the probes are about
     AGREED = "agreed"  # the gateway's own packets answered those of our client: both directions work
 
@@ -122,19 +123,6 @@ class Session:
         for text in (self.address, self.address6):
             with contextlib.suppress(ValueError):
                 yield ip_address(text or "")
-
-
-def not_agreed(tunnel: Tunnel, session: Session) -> tuple[IPNetwork, ...]:
-    """The destinations of which the remote gateway carries nothing, or only a part, in this session."""
-    if not session.agreed:
-        return ()
-    return tuple(each.network for each in tunnel.destinations if not _within(each.network, session.agreed))
-
-
-def _within(network: Any, others: Iterable[Any]) -> bool:
-    """Together, these networks hold every address of this one."""
-    same = [each for each in others if each.version == network.version]
-    return any(network.subnet_of(each) for each in collapse_addresses(same))
 
 
 def connected(session: Session, what: Connected, now: float, *, again: bool) -> Session:

@@ -27,7 +27,7 @@ from supervisor.core.network.failover import choose
 from supervisor.core.network.plan import NetworkPlan, Offer
 from supervisor.core.session.step import step
 from supervisor.core.snapshot import Snapshot
-from supervisor.core.state import Drain, Health, Phase, TunnelState, Want, sound, well
+from supervisor.core.state import Drain, Health, Phase, Proof, TunnelState, Want, sound, well
 from tests.core.moments import moment
 from tests.fakes import KIND
 from tests.states import but, tunnel_state
@@ -158,10 +158,11 @@ def test_a_suspicion_moves_and_an_answer_ends_it() -> None:
     assert metrics(told(state, now=NOW + 12)) == {100}
 
 
-def test_two_missed_rounds_are_a_suspicion_too() -> None:
-    state = after(UP, ev.Probed("main", 1))
-    assert sound(MAIN, state)
-    assert not sound(MAIN, after(state, ev.Probed("main", 1), now=NOW + 2))
+def test_missed_rounds_are_no_suspicion_by_themselves_and_a_repeat_that_is_answered_is_none() -> None:
+    state = after(UP, ev.Probed("main", 1), ev.Probed("main", 1))
+    assert (sound(MAIN, state), state.liveness.misses) == (True, 2)
+    state = after(state, ev.Suspected("main", 1), ev.Probed("main", 1, proof=Proof.REPEATED))
+    assert (sound(MAIN, state), state.liveness.misses, state.liveness.recent[-1]) == (True, 0, None)
 
 
 def test_a_suspected_tunnel_gives_new_flows_to_another_one_that_is_not() -> None:

@@ -42,6 +42,7 @@ _SHOWN: Mapping[Proof, str] = MappingProxyType(
         Proof.ANSWERED: "its far end answers",
         Proof.RECEIVED: "packets come out of it",
         Proof.PROTOCOL: "the gateway's own packets come",
+        Proof.REPEATED: "a target answers now and then",
         Proof.TRAFFIC: "packets come back to staff",
         Proof.AGREED: "the gateway answers the client's own packets",
     }
@@ -76,10 +77,8 @@ SENTENCES: Mapping[Leg, str] = MappingProxyType(
 
 def missed(liveness: Liveness, evidence: Proof | None, now: float) -> Liveness:
     """After one more round in which no target answered; `evidence` that packets pass all the same."""
-    suspected = now if liveness.suspected is None and liveness.misses else liveness.suspected
     return replace(
         liveness,
-        suspected=suspected,
         misses=liveness.misses + 1,
         missed_since=now if liveness.missed_since is None else liveness.missed_since,
         rounds_without_traffic=liveness.rounds_without_traffic + 1 if evidence is None else 0,

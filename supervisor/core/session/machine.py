@@ -257,8 +257,10 @@ def _probed(c: StepContext, session: SessionState, event: ev.Probed) -> SessionS
     if event.rtt is not None:
         well = proven(c.tunnel, session, event.rtt, c.now)
         return SessionStep(rated(c.tunnel, well, event.rtt, c.now))
-    if event.proof is Proof.TRAFFIC:
-        return SessionStep(proven(c.tunnel, session, session.liveness.last_rtt, c.now))
+    if event.proof in (Proof.TRAFFIC, Proof.REPEATED):
+        well = proven(c.tunnel, session, session.liveness.last_rtt, c.now)
+        lost = event.proof is Proof.REPEATED
+        return SessionStep(rated(c.tunnel, well, None, c.now) if lost else well)
     evidence = shown(c, session, event.proof)
     session = replace(session, liveness=missed(session.liveness, evidence, c.now))
     asks = (ev.AskSignOfLife(c.tunnel.name, session.session.number),) if c.kind.ask_sign_of_life else ()

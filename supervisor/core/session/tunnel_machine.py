@@ -16,6 +16,7 @@ from typing import Any
 
 from supervisor.core import events as ev
 from supervisor.core.session.context import Step, StepContext
+from supervisor.core.session.draining import drained, flows_left, untold
 from supervisor.core.session.escalation import escalate
 from supervisor.core.session.liveness import LOCAL
 from supervisor.core.session.machine import DOWN, Outcome, SessionStep, reconnecting, session_step, terminated
@@ -31,7 +32,6 @@ from supervisor.core.session.retry import (
     unreached_pause,
 )
 from supervisor.core.state import (
-    Drain,
     Failure,
     Idle,
     Liveness,
@@ -98,7 +98,9 @@ def _ask_idle(c: StepContext, state: TunnelState, event: ev.Asked) -> Step:
     """Nothing runs: it is done at once, except that flows may wait for the tunnel to come back."""
     if event.reason in DOWN:
         waits = event.until is not None and state.phase is Phase.BACKOFF
-        return _drain(c, state, event) if waits else _stopped(c, replace(state, want=Want.DOWN), event.reason)
+        return (
+            drained(c, state, event) if waits else _stopped(c, replace(state, want=Want.DOWN), event.reason)
+        )
     state = replace(state, want=Want.UP, drain=None, retry=from_nothing(state.retry))
     return begin(c, state, event.reason)
 
@@ -108,10 +110,10 @@ def _ask_running(c: StepContext, state: TunnelState, active: SessionState, event
     if active.phase is Phase.STOPPING:
         return _ask_stopping(c, state, active, event)
     if event.reason in DOWN:
-        if event.until is None and _untold(c, state, active):
+        if event.until is None and untold(c, state, active):
             event = replace(event, until=c.now + c.notice)
         return (
-            _drain(c, state, event) if event.until is not None else _unwanted(c, state, active, event.reason)
+            drained(c, state, event) if event.until is not None else _unwanted(c, state, active, event.reason)
         )
     state = replace(state, want=Want.UP, drain=None)
     if event.reason in (Reason.RESTARTED, Reason.RECONFIGURED):
@@ -120,26 +122,12 @@ def _ask_running(c: StepContext, state: TunnelState, active: SessionState, event
     return Step(state)
 
 
-def _untold(c: StepContext, state: TunnelState, active: SessionState) -> bool:
-    """The routers may still send new flows here, and have not had the time to turn away."""
-    if active.phase is not Phase.UP or not c.notice:
-        return False
-    return state.drain is None or c.now < state.drain.not_before
-
-
 def _ask_stopping(c: StepContext, state: TunnelState, active: SessionState, event: ev.Asked) -> Step:
     """The client ends anyhow; only what follows may change."""
     if event.until is not None:
-        return Step(state) if state.want is Want.DOWN else _drain(c, state, event)
+        return Step(state) if state.want is Want.DOWN else drained(c, state, event)
     want = Want.DOWN if event.reason in DOWN else Want.UP
     return Step(replace(state, want=want, drain=None, active=replace(active, reason=event.reason)))
-
-
-def _drain(c: StepContext, state: TunnelState, event: ev.Asked) -> Step:
-    """It goes on as it is, reconnects included, until its flows are over."""
-    assert event.until is not None
-    told = c.now + c.notice if state.drain is None else state.drain.not_before
-    return Step(replace(state, drain=Drain(event.reason, event.until, not_before=told if c.notice else 0.0)))
 
 
 def _unwanted(c: StepContext, state: TunnelState, active: SessionState, reason: Reason) -> Step:
@@ -150,20 +138,14 @@ def _unwanted(c: StepContext, state: TunnelState, active: SessionState, reason: 
 def _flows_counted(c: StepContext, state: TunnelState, active: SessionState, event: ev.FlowsCounted) -> Step:
     """Without flows a tunnel that drains is simply unwanted."""
     if state.drain is None or event.left or c.now < state.drain.not_before:
-        return _flows_left(state, event)
+        return flows_left(state, event)
     return _ask_running(c, state, active, ev.Asked(c.tunnel.name, reason=state.drain.reason))
 
 
 def _flows_counted_idle(c: StepContext, state: TunnelState, event: ev.FlowsCounted) -> Step:
     if state.drain is None or event.left:
-        return _flows_left(state, event)
+        return flows_left(state, event)
     return _ask_idle(c, state, ev.Asked(c.tunnel.name, reason=state.drain.reason))
-
-
-def _flows_left(state: TunnelState, event: ev.FlowsCounted) -> Step:
-    if state.drain is None:
-        return Step(state)
-    return Step(replace(state, drain=replace(state.drain, left=event.left, idle=event.idle)))
 
 
 def _inputs_changed_idle(c: StepContext, state: TunnelState, event: ev.InputsChanged) -> Step:
