@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from supervisor.config import Config
-from supervisor.core.network.compose import Scope, compose
+from supervisor.core.fleet.announcements import Announcements, announce, with_announcements
+from supervisor.core.network.compose import Announcing, Scope, compose
 from supervisor.core.network.failover import recalled
 from supervisor.core.network.plan import NetworkPlan, assign_lanes
 from supervisor.core.network.second_hop import OtherMember
@@ -30,7 +31,9 @@ def first_plan(
     lanes = assign_lanes(list(tunnels), known.lanes)
     carriers = recalled(list(tunnels.values()), known.carries)
     common = replace(scope("", config), denied=denied)
-    return compose(common, snapshot, lanes, kinds, carriers).plan
+    made = compose(common, snapshot, lanes, kinds, carriers)
+    told = announce(common.announcing, snapshot, made.carriers, lanes, Announcements())
+    return with_announcements(made.plan, common.announcing, told)
 
 
 def scope(facilitator: str, config: Config) -> Scope:
@@ -44,6 +47,7 @@ def scope(facilitator: str, config: Config) -> Scope:
         drain.idle,
         config.audit is not None,
         members(config),
+        announcing=_announcing(config),
     )
 
 
@@ -66,3 +70,8 @@ def members(config: Config) -> tuple[OtherMember, ...]:
 
 def _same_version(address: IPAddress | None, other: IPAddress) -> IPAddress | None:
     return address if address is not None and address.version == other.version else None
+
+
+def _announcing(config: Config) -> Announcing | None:
+    bgp = None if config.fleet is None else config.fleet.announce.bgp
+    return None if bgp is None else Announcing(bgp.table, bgp.preference)

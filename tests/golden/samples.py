@@ -89,6 +89,7 @@ ACTIVE = SessionState(
         *(1, 2, 3, True, (0.25, None), 7.5, 0.125, "20 % lost", "no more connections", 6.5, 7.0),
         ProtocolSigns(10.0, True, 8.0),
         (SilentTarget("icmp://10.77.0.9", 6.0, 2),),
+        7.25,
     ),
     failure=Failure(Reason.PEER_CLOSED, "gone", 8.5),
     asking=Asking(Question(Wanted.CODE, "Code?"), 11.5),
@@ -102,7 +103,7 @@ STANDBY = replace(
     ACTIVE,
     session=replace(FACTS, number=6, id="c0ffee", slot=0),
     phase=Phase.STOPPING,
-    drain=Drain(Reason.PLANNED, 16.5, 9, 17.5),
+    drain=Drain(Reason.PLANNED, 16.5, 9, 17.5, 16.0),
 )
 STATE = TunnelState(
     want=Want.DOWN,
@@ -111,6 +112,8 @@ STATE = TunnelState(
     idle=Idle(Phase.BACKOFF, Reason.NETWORK, 18.5, 19.5),
     last=replace(FACTS, number=5),
     well_since=2.5,
+    sound_since=2.75,
+    chosen_since=3.5,
     retry=RetryState(
         attempts=4,
         refusals=2,
@@ -125,7 +128,7 @@ STATE = TunnelState(
         recovery=RecoveryStep.RESUME,
         gave_up_on_hearsay=True,
     ),
-    drain=Drain(Reason.STOPPED, 13.5, 8, 14.5),
+    drain=Drain(Reason.STOPPED, 13.5, 8, 14.5, 13.0),
     endpoint=Reach.ANSWERS,
     endpoint_since=18.0,
     reconnects=5,
