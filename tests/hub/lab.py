@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -21,7 +19,8 @@ from pathlib import Path
 from hub.core.openvpn.profile import ClientProfile, profile_text
 from hub.sidecar.control import ControlFailed, ask_sidecar
 from hub.sidecar.directory import CONTROL
-from tests.hub.service_double import ServiceDouble
+from tests.hub import lab_service
+from tests.hub.lab_service import HUB, LabService
 from tests.lab.pki import Authority
 from tests.lab.servers import Server
 from tests.lab.wait import PATIENCE, eventually
@@ -30,7 +29,6 @@ from tests.netns import Namespace, link
 NODES = ("a", "b")
 INSIDE = "10.8.0.1"  # every server's own address in the clients' network
 PORT = 1194
-SERVICE_PORT = 8443
 _UP = "Initialization Sequence Completed"
 _PINGED = re.compile(r"(\d+) packets transmitted, (\d+) received")
 
@@ -59,8 +57,7 @@ class HubNode:
     def start_sidecar(self, wait: bool = True) -> None:
         """Start it; `wait` until it decides logins."""
         with self.log.open("ab") as output:
-            program = str(Path(sys.executable).with_name("facilitator-hub"))
-            argv = self.namespace.argv(program, "sidecar", "-c", str(self.config))
+            argv = self.namespace.argv(HUB, "sidecar", "-c", str(self.config))
             self._sidecar = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
@@ -111,7 +108,7 @@ class HubNode:
         pair = self._lab.service_authority.issue(f"node-{self.name}", "clientAuth")
         tls = {"certificate": str(pair.certificate), "key": str(pair.key)}
         ca = str(self._lab.service_authority.root.certificate)
-        url = f"https://{self.service_address}:{SERVICE_PORT}"
+        url = f"https://{self.service_address}:{lab_service.PORT}"
         sidecar = {
             "management": str(self.management),
             "sessions": {"url": url, "tls": tls | {"ca": ca}},
@@ -259,20 +256,16 @@ class HubLab:
             self.clients: list[StaffClient] = []
             stack.callback(self._end_clients)
             addresses = tuple(node.service_address for node in self.nodes.values())
-            self.service = ServiceDouble(self.outside, self.service_authority, addresses)
-            stack.callback(self.service.stop)
+            self.service = LabService(self.outside, self.directory, self.service_authority, addresses)
+            stack.callback(self.service.kill)
             self._closing = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._closing.close()
 
-    def client(
-        self, person: str, nodes: Sequence[str] = NODES, may_enter: bool = True, more: Sequence[str] = ()
-    ) -> StaffClient:
+    def client(self, person: str, nodes: Sequence[str] = NODES, more: Sequence[str] = ()) -> StaffClient:
         """A client of this person that does not run yet."""
-        if may_enter:
-            self.service.state.people.add(person)
         client = StaffClient(self, person, nodes, more)
         self.clients.append(client)
         return client
@@ -285,11 +278,3 @@ class HubLab:
 def _made(directory: Path) -> Path:
     directory.mkdir()
     return directory
-
-
-def alive(pid: int) -> bool:
-    """The process is there."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
-    return False
