@@ -134,6 +134,7 @@ docs: $(READY) ## write the generated parts of docs/ anew
 	$(BIN)/python -m supervisor.config.schema > docs/config.schema.json
 	$(BIN)/python -m supervisor.control.openapi schema > docs/api.schema.json
 	$(BIN)/python -m supervisor.control.openapi routes > docs/openapi.json
+	$(BIN)/python -m hub.core.openapi > docs/hub.openapi.json
 	$(BIN)/python -m tests.config.tables
 	$(BIN)/python -m tests.architecture.document
 
