@@ -14,6 +14,7 @@ from supervisor.core import events as ev
 from supervisor.core.alerting.verdict import Alert
 from supervisor.core.conditions import Condition
 from supervisor.core.faults import Faults
+from supervisor.core.fleet.wishes import lock_wishes
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.lanes import lane_of
 from supervisor.core.network.plan import NetworkPlan
@@ -109,6 +110,11 @@ class Delivery:
     def count(self, jobs: Iterable[tuple[int, FlowJob]]) -> None:
         """Set the jobs of the flow counter."""
         self.publish("flows", lambda: self._out.flows.set(dict(jobs)))
+
+    def lock(self, snapshot: Snapshot) -> None:
+        """Tell the keeper of locks what the tunnels want."""
+        if (locks := self._out.locks) is not None:
+            self.publish("locks", lambda: locks.set(lock_wishes(snapshot)))
 
     def alert(self, alerts: Mapping[str, Alert]) -> None:
         """Set the verdicts of the alerters."""

@@ -365,6 +365,7 @@ class Engine:
         members = self._tunnel_set.members
         self._out.probe(probe_jobs(members, self._lanes, self._tunnel_set.kinds))
         self._out.count(flow_jobs(members, self._lanes, self._scope.idle))
+        self._out.lock(self.snapshot)
         self._publish_alerts()
         snapshot = self.snapshot
         for future, condition in list(self._waiters.items()):

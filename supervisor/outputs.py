@@ -12,6 +12,7 @@ from typing import Protocol
 
 from supervisor.core.alerting.verdict import Alert
 from supervisor.core.conditions import Condition
+from supervisor.core.fleet.wishes import LockWish
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.session.jobs import ProbeJob
@@ -90,6 +91,13 @@ class FlowCounter(Protocol):
         """The jobs by lane, exactly these."""
 
 
+class Locks(Protocol):
+    """Holds the locks of exclusive tunnels and posts `LockChanged`."""
+
+    def set(self, wishes: Mapping[str, LockWish]) -> None:
+        """What the exclusive tunnels want, exactly these; returns at once."""
+
+
 class Alerter(Protocol):
     """Keeps incidents as the verdicts say."""
 
@@ -127,3 +135,4 @@ class Outputs:
     recorders: tuple[Recorder, ...]
     watchers: tuple[Watcher, ...] = ()
     keepers: tuple[Keeper, ...] = ()
+    locks: Locks | None = None  # None: no lock engine is configured, and no tunnel is exclusive

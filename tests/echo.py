@@ -20,13 +20,14 @@ class _Echo(socketserver.BaseRequestHandler):
 
 class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = allow_reuse_address = True
+    address_family = socket.AF_INET6
 
 
 @contextlib.contextmanager
 def serving(namespace: Namespace, port: int) -> Iterator[None]:
     """It serves on all addresses of the namespace."""
     with namespace.entered():
-        server = _Server(("0.0.0.0", port), _Echo)
+        server = _Server(("::", port), _Echo)
     with server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield

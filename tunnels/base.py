@@ -95,6 +95,7 @@ class Reason(enum.StrEnum):
     PEER_TIMEOUT = "peer-timeout"  # the remote gateway stopped answering
     PEER_CLOSED = "peer-closed"  # the remote gateway ended the session
     HANDSHAKE = "handshake"  # the handshake failed without an explanation
+    LOCK = "lock"  # the lock of an exclusive tunnel's account: it waits for it, has got it, or has lost it
     UPLINK = "uplink"  # this host has no Internet connection: nothing is tried until it is back
     LOCAL = "local"  # something on this host is busy or missing for the moment
     # the session's time limit is over, or the remote gateway no longer accepts a kept session

@@ -18,8 +18,7 @@ from hub.service.records import Records, groups_json
 from hub.service.rules import Rules
 
 _MINUTE = 60.0
-_TOO_MANY_BACKOFF_SECONDS = 15
-_NO_ADDRESS_BACKOFF_SECONDS = 5
+_BACKOFF_SECONDS = {EndReason.TOO_MANY_LOGINS: 15, EndReason.NO_ADDRESS: 5, EndReason.REPLACED: 5}
 _SENTENCES = {
     EndReason.WRONG_CODE: "that code is not right",
     EndReason.LOCKED: "too many wrong codes: this account is locked for 15 minutes",
@@ -31,6 +30,7 @@ _SENTENCES = {
     EndReason.CHALLENGED: "a code is needed; connect again",
     EndReason.REPLACED: "your other session is being ended; connect again",
 }
+_REFUSED = "the login was refused"
 _NO_SEED = "codes are not set up for this account; ask your administrator"
 _NOT_SET_UP = "this way to log in is not set up; ask your administrator"
 _CANNOT_ASK = (
@@ -67,7 +67,7 @@ class Logins:
         if request.renewal:
             return self._renew(records, request, outside)
         if records.logins_since(request.person, records.now - _MINUTE) >= self.rules.attempts:
-            return _denied(None, EndReason.TOO_MANY_LOGINS, backoff=_TOO_MANY_BACKOFF_SECONDS)
+            return _denied(None, EndReason.TOO_MANY_LOGINS)
         row = _asked(request, records.now, person)
         if person is None or outside is not None:
             assert outside is not None
@@ -238,8 +238,7 @@ class Logins:
         address = records.give_address(person, row.id, self.rules.pool, self.rules.rest_seconds)
         if address is None:
             reason = EndReason.REPLACED if fixed and others else EndReason.NO_ADDRESS
-            answer = _refuse(records, row, reason)
-            return answer.model_copy(update={"elsewhere": True, "backoff": _NO_ADDRESS_BACKOFF_SECONDS})
+            return _refuse(records, row, reason)
         allowed = moved(row, Happening.ALLOWED, records.now)
         assert allowed is not None
         session = replace(
@@ -269,21 +268,28 @@ def _asked(request: api.LoginRequest, now: float, person: Person | None) -> Staf
         method=person.method if person is not None else Method.CERTIFICATE,
         state=StaffSessionState.ASKED,
         asked=now,
+        groups=groups_json(person.groups if person is not None else ()),
     )
 
 
 def _refuse(records: Records, row: StaffSession, reason: EndReason, text: str | None = None) -> api.Denied:
     ended = refused(row, reason, records.now)
-    if ended is not None:
-        waited = ended.method is Method.NOTIFICATION and ended.decided
-        records.save(replace(ended, decided=waited), "refused", {"reason": reason})
-    return _denied(row, reason, text)
+    if ended is None:
+        return _denied(row, reason, text)
+    told = replace(
+        ended,
+        decided=ended.method is Method.NOTIFICATION and ended.decided,
+        end_text=text or _SENTENCES.get(reason, _REFUSED),
+    )
+    return _denied(records.save(told, "refused", {"reason": reason}), reason)
 
 
-def _denied(
-    row: StaffSession | None, reason: EndReason, text: str | None = None, backoff: int = 0
-) -> api.Denied:
-    sentence = text or _SENTENCES.get(reason, "the login was refused")
+def _denied(row: StaffSession | None, reason: EndReason, text: str | None = None) -> api.Denied:
+    said = row.end_text if row is not None else ""
     return api.Denied(
-        session=row.id if row is not None else None, reason=reason, text=sentence, backoff=backoff
+        session=row.id if row is not None else None,
+        reason=reason,
+        text=text or said or _SENTENCES.get(reason, _REFUSED),
+        elsewhere=reason in (EndReason.NO_ADDRESS, EndReason.REPLACED),
+        backoff=_BACKOFF_SECONDS.get(reason, 0),
     )

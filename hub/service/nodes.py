@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from uuid import uuid4
 
@@ -66,12 +67,12 @@ def heartbeat(records: Records, logins: Logins, message: api.Heartbeat) -> api.H
             raise LateMessage(f"{message.node} has started anew since {message.boot}")
         records.event("node started", None, None, {"node": message.node, "boot": message.boot})
     records.node_seen(message.node, message.boot, message.draining, message.version)
-    earlier = [row for row in opened if row.boot != message.boot]
-    lost = EndReason.NODE_DRAINED if before is not None and before["draining"] else EndReason.LOST_WITH_NODE
-    closed = sum(close(records, row, lost) for row in earlier)
-    call = roll_call([row for row in opened if row.boot == message.boot], message)
-    closed += sum(close(records, row, EndReason.LEFT) for row in call.gone)
-    for row in call.up:
+    drained = before is not None and bool(before["draining"])
+    call = roll_call(opened, message)
+    lost = EndReason.NODE_DRAINED if drained else EndReason.LOST_WITH_NODE
+    closed = sum(close(records, row, lost) for row in records.sessions(call.lost))
+    closed += sum(close(records, row, EndReason.LEFT) for row in records.sessions(call.gone))
+    for row in records.sessions(call.up):
         risen = moved(row, Happening.UP, records.now)
         if risen is not None:
             records.save(replace(risen, decided=False), "up")
@@ -125,10 +126,7 @@ def _adopt(
     rest = logins.rules.rest_seconds
     held = client.address is not None and records.take_address(client.address, client.person, made.id, rest)
     if person is not None and outside is None and held:
-        groups = groups_json(person.groups)
-        saved = records.save(
-            replace(made, address=str(client.address), since=records.now, groups=groups), "adopted"
-        )
+        saved = records.save(replace(made, address=str(client.address), since=records.now), "adopted")
         return api.Adopted(client_id=client.client_id, session=saved.id)
     reason, text = (
         (outside.reason, outside.text) if outside is not None else (EndReason.NOT_OURS, _UNKNOWN_TEXT)
@@ -153,23 +151,49 @@ def _unknown(
         method=person.method if person is not None else api.Method.CERTIFICATE,
         state=StaffSessionState.UP, asked=records.now, up=records.now,
         until=records.now + logins.rules.session_seconds,
+        groups=groups_json(person.groups if person is not None else ()),
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What has to be done although nobody asks for it."""
+
+    overdue: tuple[str, ...]  # ids of sessions
+    outside: Mapping[str, str]  # persons who have no access any more, and the sentence for each
+    regrouped: Mapping[str, str]  # persons whose groups are others than those of their sessions
+
+    @property
+    def empty(self) -> bool:
+        """There is nothing to do."""
+        return not (self.overdue or self.outside or self.regrouped)
+
+
+def look(records: Records, logins: Logins) -> Sweep:
+    """Look for it; nothing is written."""
+    blocks, people = records.blocks(), logins.rules.people
+    outside, regrouped = {}, {}
+    for name, groups in records.people_inside():
+        person = people.get(name)
+        reason = no_access(person, blocks.get(name), records.now)
+        if reason is not None:
+            outside[name] = reason.text
+        elif person is not None and (wanted := groups_json(person.groups)) != groups:
+            regrouped[name] = wanted
+    return Sweep(tuple(row.id for row in records.overdue()), outside, regrouped)
 
 
 def sweep(records: Records, logins: Logins) -> None:
     """Ask for the end of what is overdue, and of the sessions of people who have no access any more."""
-    for row in records.overdue():
+    found = look(records, logins)
+    for row in records.sessions(found.overdue):
         reason = EndReason.EXPIRED if row.address is not None else EndReason.TIMEOUT
         _ask(records, row, reason, _EXPIRED_TEXT)
-    people = logins.rules.people
-    for name in records.people_inside():
-        person = people.get(name)
-        outside = no_access(person, records.block(name), records.now)
-        for row in records.open_of(name) if outside is not None else ():
-            assert outside is not None
-            _ask(records, row, EndReason.OFFBOARDED, outside.text)
-        if person is not None and outside is None:
-            _regroup(records, name, groups_json(person.groups))
+    for name, text in found.outside.items():
+        for row in records.open_of(name):
+            _ask(records, row, EndReason.OFFBOARDED, text)
+    for name, groups in found.regrouped.items():
+        _regroup(records, name, groups)
 
 
 def _regroup(records: Records, name: str, groups: str) -> None:

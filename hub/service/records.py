@@ -12,6 +12,7 @@ from hub.core.addresses import AddressPool
 from hub.core.api import EndReason, Method, StaffSessionState
 from hub.core.codes import CodeRecord
 from hub.core.people import Block, Person
+from hub.core.roll_call import OpenSession
 from hub.core.sessions import StaffSession
 from hub.service.database import Row, Transaction
 
@@ -59,6 +60,10 @@ class Records:
         """The session with this id."""
         return self._one(f"{_SELECT} WHERE id = ?", identifier)
 
+    def sessions(self, identifiers: Iterable[str]) -> Iterator[StaffSession]:
+        """The sessions with these ids."""
+        return (found for each in identifiers if (found := self.session(each)) is not None)
+
     def of_request(self, node: str, boot: str, sequence: int) -> StaffSession | None:
         """The session that this login request has made."""
         return self._one(f"{_SELECT} WHERE node = ? AND boot = ? AND sequence = ?", node, boot, sequence)
@@ -70,9 +75,12 @@ class Records:
             node, boot, client_id,
         )  # fmt: skip
 
-    def open_on(self, node: str) -> list[StaffSession]:
+    def open_on(self, node: str) -> list[OpenSession]:
         """The open sessions of a node."""
-        return self._all(f"{_SELECT} WHERE node = ? AND ended IS NULL", node)
+        found = self._run(
+            "SELECT id, boot, state, sequence FROM sessions WHERE node = ? AND ended IS NULL", node
+        )
+        return [OpenSession(**row) for row in found]
 
     def open_of(self, person: str) -> list[StaffSession]:
         """The open sessions of a person, the oldest first."""
@@ -93,10 +101,12 @@ class Records:
             self.now,
         )
 
-    def people_inside(self) -> list[str]:
-        """The persons of open sessions whose end nobody has asked for."""
-        found = self._run("SELECT DISTINCT person FROM sessions WHERE ended IS NULL AND end_asked IS NULL")
-        return [row["person"] for row in found]
+    def people_inside(self) -> list[tuple[str, str]]:
+        """The persons of open sessions whose end nobody has asked for, with the groups of their sessions."""
+        found = self._run(
+            "SELECT DISTINCT person, groups FROM sessions WHERE ended IS NULL AND end_asked IS NULL"
+        )
+        return [(row["person"], row["groups"]) for row in found]
 
     def to_do(self, node: str) -> list[StaffSession]:
         """The sessions of a node that shall end, and the logins on it that are decided."""
@@ -368,6 +378,10 @@ class Records:
         """The order against this person."""
         found = self._run("SELECT person, at, by, until FROM blocks WHERE person = ?", person)
         return Block(**found[0]) if found else None
+
+    def blocks(self) -> dict[str, Block]:
+        """All orders by person."""
+        return {row["person"]: Block(**row) for row in self._run("SELECT person, at, by, until FROM blocks")}
 
     def set_block(self, block: Block) -> None:
         """Block a person."""

@@ -199,7 +199,8 @@ class SessionService:
 
     async def sweep(self) -> None:
         """Ask for the end of what is overdue, and of people who have no access any more."""
-        await self._write(nodes.sweep)
+        if not (await self._read(nodes.look)).empty:
+            await self._write(nodes.sweep)
 
     async def look_for_others(self) -> None:
         """Wake everybody who waits, if another process has written."""

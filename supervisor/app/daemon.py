@@ -25,9 +25,11 @@ from supervisor.app.directories import lock, make_directory, refused, tidy
 from supervisor.app.engine_view import stalled
 from supervisor.app.files import errors_of
 from supervisor.app.first_plan import first_plan, scope
+from supervisor.app.fleet.locks import recall_locks
 from supervisor.app.listening import listen, server_tls
 from supervisor.app.memory import settle
 from supervisor.app.owner import Owner, Ownership, owner, take_lock
+from supervisor.app.paging_config import paging
 from supervisor.app.parts import Parts
 from supervisor.app.preflight.isolation import say_what_is_missing
 from supervisor.app.shutdown import Shutdown, ShutdownRequests
@@ -36,7 +38,7 @@ from supervisor.app.stores.last_configuration import Loaded, load_or_last_good, 
 from supervisor.app.stores.upgrade_document import HandoverDocument, check_requested, received
 from supervisor.app.tasks import start_tasks
 from supervisor.app.upgrade import Upgrade
-from supervisor.app.wiring import RunInputs, build, paging
+from supervisor.app.wiring import RunInputs, build
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.processes import (
     become_subreaper,
@@ -50,6 +52,7 @@ from supervisor.clients.syscalls import not_dumpable
 from supervisor.config import Config, ConfigDifference, ConfigErrors, changes, chosen, difference
 from supervisor.config.difference import with_tunnels_of
 from supervisor.core.exits import CannotStart, Exit
+from supervisor.core.network.plan import assign_lanes
 from supervisor.core.session.lifetime import REMEMBERED_SESSIONS, remembered
 from supervisor.core.views.documents import ReloadDocument, UpgradeDocument
 from supervisor.kernel.errors import KernelError
@@ -205,6 +208,9 @@ class Daemon:
                     why=group.unavailable,
                 )
             denied = () if parts.fleet is None else parts.fleet.denied
+            if parts.locks is not None:
+                lanes = assign_lanes(list(config.tunnels), left.memory.lanes)
+                await recall_locks(parts.locks, config, parts.data_plane.network, lanes)
             await parts.data_plane.network.start(first_plan(config, parts.kinds, left.memory, denied))
             parts.data_plane.runner.start()
             taken = left.take_up(config, parts.data_plane.runner)

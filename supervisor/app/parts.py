@@ -31,6 +31,7 @@ from supervisor.control.sockets import Servers
 from supervisor.core.faults import Faults
 from supervisor.core.views.status_json import DaemonIdentity
 from supervisor.engine import Engine
+from supervisor.fleet.lock_keeper import LockKeeper
 from supervisor.inbox import Inbox
 from supervisor.kernel.conntrack.flow_counter import FlowWatch
 from supervisor.kernel.network import KernelNetwork
@@ -109,3 +110,4 @@ class Parts:
     watchers: Watchers
     engine: Engine
     fleet: Membership | None  # None: it is no member of a fleet
+    locks: LockKeeper | None  # None: no lock engine is configured

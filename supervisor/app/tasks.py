@@ -11,6 +11,7 @@ from supervisor.app.traffic_readers import SessionMeter
 from supervisor.app.watchers.endpoints import EndpointWatch
 from supervisor.app.watchers.idle import IdleWatch
 from supervisor.app.watchers.loop_watchdog import feed
+from supervisor.app.watchers.retransmissions import RetransmissionWatch
 from supervisor.app.watchers.source_addresses import SourceAddressWatch
 from supervisor.kernel.uplink import UplinkWatch
 from supervisor.probes.members import MemberWatch
@@ -38,10 +39,13 @@ def start_tasks(parts: Parts) -> None:
     background.start("members", MemberWatch(lambda: engine.plan, post).run)
     missed = parts.data_plane.prober.missed
     background.start("endpoints", EndpointWatch(lambda: engine.snapshot, parts.kinds, post, missed).run)
+    background.start("retransmissions", RetransmissionWatch(lambda: engine.snapshot).run)
     background.start("status page samples", reports.page_model.run)
     background.start("host watch", watchers.host.run)
     background.start("http address", watchers.http.run)
     for name, run in parts.fleet.tasks.items() if parts.fleet is not None else ():
         background.start(name, run)
+    if parts.locks is not None:
+        background.start("locks", parts.locks.run)
     watchers.loop.start()
     background.start("loop watchdog", watchers.loop.run)

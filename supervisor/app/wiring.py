@@ -27,8 +27,10 @@ from supervisor.app.deferred_runner import DeferredRunner
 from supervisor.app.engine_view import EngineView, stalled
 from supervisor.app.files import Files
 from supervisor.app.fleet.building import MembershipInputs, membership
+from supervisor.app.fleet.locks import LockInputs, lock_keeper
 from supervisor.app.fleet.membership import Membership
 from supervisor.app.owner import Owner
+from supervisor.app.paging_config import paging
 from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
 from supervisor.app.preflight.host_watch import HostWatch
 from supervisor.app.status_line import SystemdStatus
@@ -61,6 +63,7 @@ from supervisor.core.faults import Faults
 from supervisor.core.session.kind_guard import guarded
 from supervisor.core.views.status_json import DaemonIdentity
 from supervisor.engine import Engine
+from supervisor.fleet.lock_keeper import LockKeeper
 from supervisor.inbox import Inbox
 from supervisor.kernel.conntrack.flow_counter import FlowWatch
 from supervisor.kernel.conntrack.replies import LaneReplies
@@ -79,7 +82,6 @@ from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.metrics.series import ScrapeSources
 from supervisor.reports.paging.notifier import PagerHooks
 from supervisor.reports.paging.pagers import Pagers
-from supervisor.reports.paging.routing import PagingConfig
 from supervisor.version import version
 from tunnels.base import AnyKind
 
@@ -139,14 +141,17 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     host = HostWatch(view, kinds, inbox.post, files)
     data_plane = _data_plane(base, host, inputs.owner, {} if handover is None else handover.kept)
     watchers = _watchers(base, host, inputs.path)
+    locks = _locks(base, data_plane.network)
     stores = _stores(base, watchers.inputs, inputs.path, last_end)
     fleet = _membership(base, data_plane, stores)
-    reports = _reports(base, data_plane, watchers.certificates, history, auditing, inputs.log_dropped, fleet)
+    reports = _reports(
+        base, data_plane, watchers.certificates, history, auditing, inputs.log_dropped, fleet, locks
+    )
     servers = Servers({} if handover is None else handover.listening)
     closing.add("servers", servers.close)
     engine = Engine(
         inbox,
-        _outputs(base, data_plane, reports, watchers, stores, SystemdStatus(inputs.notifier), fleet),
+        _outputs(base, data_plane, reports, watchers, stores, SystemdStatus(inputs.notifier), fleet, locks),
         kinds,
         clock=time.monotonic,
         chance=random.SystemRandom().random,
@@ -171,6 +176,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
         watchers,
         engine,
         fleet,
+        locks,
     )
 
 
@@ -185,6 +191,16 @@ def _membership(base: _Base, data_plane: DataPlane, stores: Stores) -> Membershi
     if made is not None:
         base.closing.add("fleet", made.close)
     return made
+
+
+def _locks(base: _Base, network: KernelNetwork) -> LockKeeper | None:
+    about = LockInputs(
+        base.identity.facilitator, boot_id(), base.engine, base.files, network, base.inbox.post
+    )
+    keeper = lock_keeper(base.config, about)
+    if keeper is not None:
+        base.closing.add("locks", keeper.close)
+    return keeper
 
 
 def _data_plane(base: _Base, host: HostWatch, owner: Owner, kept: Mapping[str, str]) -> DataPlane:
@@ -256,6 +272,7 @@ def _reports(
     auditing: Auditing,
     log_dropped: Callable[[], int],
     fleet: Membership | None,
+    locks: LockKeeper | None,
 ) -> Reports:
     engine, runner, network = base.engine, data_plane.runner, data_plane.network
     sent, last_failures = SentEvents(), LastFailures()
@@ -278,6 +295,7 @@ def _reports(
         certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
         internal_errors=lambda: base.faults.counts,
         members=lambda: None if fleet is None else fleet.members_up,
+        locks=lambda: None if locks is None else (locks.answers, locks.held),
     )
     metrics = Metrics(version(), base.identity.wall_offset, sources)
     page_model = StatusPageModel(
@@ -328,6 +346,7 @@ def _outputs(
     stores: Stores,
     status: SystemdStatus,
     fleet: Membership | None,
+    locks: LockKeeper | None,
 ) -> Outputs:
     network, metrics, auditing = data_plane.network, reports.metrics, reports.auditing
     return Outputs(
@@ -357,8 +376,10 @@ def _outputs(
             watchers.http,
             reports.hooks,
             *(() if fleet is None else (fleet,)),
+            *(() if locks is None else (locks,)),
         ),
         keepers=(stores.records,),
+        locks=locks,
     )
 
 
@@ -380,17 +401,6 @@ def _utc_offset() -> float:
     """Seconds to add to the monotonic clock for local wall-clock time."""
     now = time.time()
     return now - time.monotonic() + time.localtime(now).tm_gmtoff
-
-
-def paging(identity: DaemonIdentity, config: Config) -> PagingConfig:
-    """Which receivers are paged, and through which key."""
-    own = {name: t.alert.routing_key for name, t in config.tunnels.items() if t.alert.routing_key is not None}
-    pagerduty, webhook = config.alerts.pagerduty, config.alerts.webhook
-    address = None if webhook is None else webhook.url
-    if pagerduty is None:
-        return PagingConfig(identity.facilitator, tunnels=own, webhook=address, runbooks=identity.runbooks)
-    url, key = str(pagerduty.url), pagerduty.routing_key
-    return PagingConfig(identity.facilitator, url, key, own, address, identity.runbooks)
 
 
 def _log_client_line(tunnel: str, text: str) -> None:

@@ -129,6 +129,9 @@ def _why(entry: TunnelStatus) -> str:
         return f"asks: {entry['asks']['text']}; facilitator answer {entry['name']}"
     if (code_at := entry.get("waits_for_code")) is not None:
         return f"waits {_seconds_until(code_at)} for the next code"
+    lock = entry.get("lock")
+    if lock is not None and lock["text"] is not None and entry["phase"] == "backoff":
+        return lock["text"]
     if entry["drain"] is not None and entry["phase"] == "up":
         return flows_left(entry["drain"])
     if entry["phase"] == "up" and entry["health"] != "unhealthy":

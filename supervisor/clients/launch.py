@@ -5,6 +5,7 @@ environment is minimal, no shell.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import resource
@@ -170,6 +171,12 @@ def start(
                 ),
             )
         except NotConfined as error:
+            if sandbox.group is not None and error.errno == errno.EPERM:
+                raise SpawnError(
+                    Reason.MISSING_RIGHT,
+                    "an exclusive tunnel needs the capability SETGID, so that the kernel tells its packets from "
+                    "others: add it to AmbientCapabilities and CapabilityBoundingSet of the unit, or run as root",
+                ) from error
             raise SpawnError(Reason.LOCAL, error.strerror or "") from error
         except OSError as error:
             raise _explained(argv[0], error) from error

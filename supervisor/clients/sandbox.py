@@ -130,10 +130,15 @@ class Sandbox:
     files: tuple[tuple[str, int], ...]  # a path, and what may be done to it and to all that is beneath
     capabilities: frozenset[int]  # at most, for one that is started as root
     user: User | None = None  # who it will become
+    group: int | None = None  # by which the kernel tells its packets from others (exclusive tunnels)
 
 
 def boundary(
-    launch: Launch, directory: Path, private: Sequence[Path] = (), user: User | None = None
+    launch: Launch,
+    directory: Path,
+    private: Sequence[Path] = (),
+    user: User | None = None,
+    group: int | None = None,
 ) -> Sandbox:
     """The sandbox for this launch. `private`: directories of the daemon, which stay closed below an open one,
     except for paths in them that are named.
@@ -144,7 +149,10 @@ def boundary(
     program = ((path, RUN) for word in launch.argv[:1] for path in _program(word, private))
     capabilities = frozenset(_CAPABILITIES[name] for name in (_NET_ADMIN, *launch.capabilities))
     return Sandbox(
-        (*_interpreter(), *derived, *program, *read, *written, (str(directory), CHANGE)), capabilities, user
+        (*_interpreter(), *derived, *program, *read, *written, (str(directory), CHANGE)),
+        capabilities,
+        user,
+        group,
     )
 
 
@@ -243,7 +251,12 @@ def _enter(sandbox: Sandbox) -> None:
     if sandbox.user is not None and sandbox.user.accounts is not None:
         syscalls.own_mounts()
         syscalls.show_instead(sandbox.user.accounts, "/etc/passwd")
-    if os.geteuid() == 0:
+    if sandbox.group is not None:
+        syscalls.set_group(sandbox.group)
+    if os.geteuid() != 0:
+        with contextlib.suppress(OSError):
+            syscalls.keep_no_ambient(_CAPABILITIES["setgid"])
+    else:
         with contextlib.suppress(
             PermissionError
         ):  # in a container without CAP_SETPCAP, which has few of them anyway

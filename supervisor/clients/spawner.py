@@ -159,7 +159,8 @@ class Spawner:
         except ValueError as error:
             raise launching.unusable(error) from error
         launching.require(launch.argv[:1])
-        sandbox = boundary(launch, placement.directory, self._private, user)
+        group = _group(order, placement.mark)
+        sandbox = boundary(launch, placement.directory, self._private, user, group)
         handler = self._handlers.make(kind, tunnel, order.session, order.place, inputs)
         for note in notes:
             handler.log.note(str(note))
@@ -171,14 +172,16 @@ class Spawner:
         directory = self._directory_of(order.place)
         launching.prepare_directory(directory)
         user = self._user(kind, directory)
+        mark = self._sources.lane_of(order.tunnel.name, order.slot) or 0
+        group = _group(order, mark)
         return user, Placement(
             directory,
             device_name(order.tunnel, order.slot),
             port,
             sys.executable,
             order.remote,
-            self._sources.lane_of(order.tunnel.name, order.slot) or 0,
-            None if user is None else (user.uid, user.gid),
+            mark,
+            None if user is None else (user.uid, user.gid if group is None else group),
         )
 
     def _inputs(self, tunnel: Tunnel, kind: AnyKind, slot: str) -> dict[str, bytes]:
@@ -253,6 +256,13 @@ class Spawner:
             notify=launch.notify,
             key=key,
         )
+
+
+def _group(order: Order, mark: int) -> int | None:
+    """The client of an exclusive tunnel runs in a group of its own, whose number is that of its lane: so the
+    kernel knows its packets (`kernel.nft.ruleset`).
+    """
+    return mark if order.tunnel.exclusive else None
 
 
 def _notify_socket(directory: Path, undo: contextlib.ExitStack) -> NotifySocket:

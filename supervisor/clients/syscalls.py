@@ -24,7 +24,9 @@ _PR_SET_DUMPABLE, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_SECCOMP, _PR_SET_N
     22,
     38,
 )
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_LOWER = 47, 3
 _SECCOMP_MODE_FILTER = 2
+_SETRESGID = {"x86_64": 119, "aarch64": 149, "riscv64": 149}.get(os.uname().machine, -1)
 _CAPABILITY_VERSION_3 = 0x20080522
 _CLONE_NEWNS = 0x0002_0000
 _MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
@@ -108,6 +110,18 @@ def release_free_memory() -> None:
     trim = getattr(_libc(), "malloc_trim", None)
     if trim is not None:
         trim(ctypes.c_size_t(0))
+
+
+def set_group(number: int) -> None:
+    """The group of this thread and of what it starts (setresgid(2), without the C library, which would
+    change all threads). OSError: CAP_SETGID is missing.
+    """
+    _checked(int(_libc().syscall(_SETRESGID, number, number, number)), "setresgid")
+
+
+def keep_no_ambient(number: int) -> None:
+    """What this thread starts as another user than root does not inherit this capability. OSError."""
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_LOWER, number, what="PR_CAP_AMBIENT_LOWER")
 
 
 def keep_capabilities(kept: Collection[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from supervisor.core.lock_view import LockView
 from supervisor.core.state import Proof, Reach
 from tunnels.base import Connected, Observation, Reason
 
@@ -163,6 +164,16 @@ class EndpointSeen(Event):
     """The remote gateway was probed outside the tunnel."""
 
     reach: Reach = Reach.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class LockChanged(Event):
+    """There is news of the lock that an exclusive tunnel needs. A client without it must be gone at `until`
+    (monotonic seconds).
+    """
+
+    lock: LockView = LockView("")
+    until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

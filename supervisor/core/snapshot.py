@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from supervisor.core.lock_view import LockView
 from supervisor.core.state import Health, Leg, Phase, RecoveryStep, SessionEnded, TunnelState
 from tunnels.base import Reason, Tunnel
 
@@ -46,3 +47,4 @@ class Snapshot:
     draining: bool = False
     uplink: Uplink = Uplink()
     gone: frozenset[str] = frozenset()  # other members of the fleet that do not answer
+    locks: Mapping[str, LockView] = field(default_factory=dict)  # of exclusive tunnels, where there is news

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from supervisor.core.fleet.lease import call_budget, margin
 from supervisor.fleet.http_connections import STREAM_SECONDS, HttpAnswer, HttpConnections, HttpRequest
 from supervisor.fleet.lock_service import (
     LeaseGrant,
@@ -22,8 +23,6 @@ from supervisor.fleet.lock_service import (
     LockServiceAway,
     LockServiceDenied,
     StoredValue,
-    call_budget,
-    margin,
 )
 
 _OK, _FORBIDDEN, _NOT_FOUND, _CONFLICT = 200, 403, 404, 409

@@ -8,6 +8,7 @@ from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
+from supervisor.core.fleet.lease import call_budget
 from supervisor.fleet.http_connections import HttpAnswer, HttpConnections, HttpRequest
 from supervisor.fleet.lock_service import (
     LeaseGrant,
@@ -15,7 +16,6 @@ from supervisor.fleet.lock_service import (
     LockServiceAway,
     LockServiceDenied,
     StoredValue,
-    call_budget,
 )
 
 # Codes of gRPC in answers of status 400 and above (https://grpc.io/docs/guides/status-codes/).
@@ -57,8 +57,8 @@ class EtcdLock:
             "/kv/txn",
             {
                 "compare": [_compare(key, "CREATE", create_revision="0")],
-                "success": [{"request_put": {"key": _b64(key), "value": _b64(value), "lease": lease}}],
-                "failure": [{"request_range": {"key": _b64(key)}}],
+                "success": [{"request_put": {"key": _key(key), "value": _b64(value), "lease": lease}}],
+                "failure": [{"request_range": {"key": _key(key)}}],
             },
         )
         if done.get("succeeded"):
@@ -75,13 +75,13 @@ class EtcdLock:
             "/kv/txn",
             {
                 "compare": [_compare(key, "LEASE", lease=lease)],
-                "success": [{"request_delete_range": {"key": _b64(key)}}],
+                "success": [{"request_delete_range": {"key": _key(key)}}],
             },
         )
 
     async def get(self, key: str) -> StoredValue | None:
         """See `LockService`."""
-        found = (await self._ask("/kv/range", {"key": _b64(key)})).get("kvs", [])
+        found = (await self._ask("/kv/range", {"key": _key(key)})).get("kvs", [])
         return _entry(found[0]) if found else None
 
     async def list(self, prefix: str) -> Sequence[StoredValue]:
@@ -90,11 +90,11 @@ class EtcdLock:
 
     async def put(self, key: str, value: str, lease: str | None = None) -> None:
         """See `LockService`."""
-        await self._ask("/kv/put", {"key": _b64(key), "value": _b64(value), "lease": lease or "0"})
+        await self._ask("/kv/put", {"key": _key(key), "value": _b64(value), "lease": lease or "0"})
 
     async def delete(self, key: str) -> None:
         """See `LockService`."""
-        await self._ask("/kv/deleterange", {"key": _b64(key)})
+        await self._ask("/kv/deleterange", {"key": _key(key)})
 
     async def watch(self, prefix: str) -> AsyncIterator[None]:
         """See `LockService`."""
@@ -143,21 +143,28 @@ def _b64(text: str) -> str:
     return b64encode(text.encode()).decode()
 
 
+def _key(key: str) -> str:
+    """In etcd our keys begin with a slash."""
+    return _b64(f"/{key}")
+
+
 def _below(prefix: str) -> dict[str, str]:
     """The range of all keys with this prefix: its end is the prefix with its last byte increased."""
-    raw = prefix.encode()
-    return {"key": _b64(prefix), "range_end": b64encode(raw[:-1] + bytes([raw[-1] + 1])).decode()}
+    raw = f"/{prefix}".encode()
+    return {"key": _key(prefix), "range_end": b64encode(raw[:-1] + bytes([raw[-1] + 1])).decode()}
 
 
 def _compare(key: str, target: str, **value: str) -> dict[str, str]:
-    return {"key": _b64(key), "target": target, "result": "EQUAL", **value}
+    return {"key": _key(key), "target": target, "result": "EQUAL", **value}
 
 
 def _entry(found: Mapping[str, Any]) -> StoredValue:
     """Empty fields and zeros are left out of the JSON."""
     lease = found.get("lease", "0")
     key, value = (b64decode(found.get(name, "")).decode("utf-8", "replace") for name in ("key", "value"))
-    return StoredValue(key, value, int(found["mod_revision"]), None if lease == "0" else lease)
+    return StoredValue(
+        key.removeprefix("/"), value, int(found["mod_revision"]), None if lease == "0" else lease
+    )
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

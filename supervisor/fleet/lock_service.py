@@ -14,20 +14,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-MARGIN_SECONDS = 1.5  # by which a holder gives up before the service would give the lock to another one
-
-
-def call_budget(ttl: float) -> float:
-    """Seconds for one call: two fit in the time for which a renewed lease gives permission."""
-    return max(0.2, (ttl - margin(ttl)) / 2)
-
-
-def margin(ttl: float) -> float:
-    """Seconds between the end of the holder's permission and the end of the lease: for logging off, and for
-    clocks that do not run equally fast.
-    """
-    return min(MARGIN_SECONDS, ttl / 2)
-
 
 class LockServiceAway(Exception):
     """No endpoint has answered in time, or none that has a majority; the text says what each one did."""

@@ -134,6 +134,15 @@ class KernelNetwork:
         await self.settled()
         await self._switch.answered(tunnel)
 
+    async def permit(self, ends: Mapping[int, float]) -> None:
+        """Exclusive clients of these lanes, and no others, may send until these moments (monotonic seconds).
+        Before `start` it is what the table is made with. OSError.
+        """
+        if self._task is None:
+            self._kernel.nftables.expect(ends)
+        else:
+            await self._kernel.nftables.permit(ends)
+
     async def start(self, plan: NetworkPlan) -> None:
         """Bring the first plan in completely, then let packets through, then keep watch.
 

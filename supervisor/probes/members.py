@@ -21,9 +21,9 @@ from supervisor.core.network.plan import MemberLane, NetworkPlan
 from supervisor.probes.targets import ECHO_REPLY, ECHO_REQUEST, ProbePath, bound_socket
 
 PAUSE_SECONDS = 0.4  # between two requests
-LATE_SECONDS = 0.55  # after the last request that was answered: from then on they come quickly
+LATE_SECONDS = 0.5  # after the last request that was answered: from then on they come quickly
 QUICK_SECONDS = 0.1  # between two of those
-GONE_SECONDS = 1.2  # after the last request that was answered: it is gone
+GONE_SECONDS = 1.0  # after the last request that was answered: it is gone
 LEAST_UNANSWERED = 3  # requests before that verdict: this host may have stood still itself
 BACK_ANSWERS = 3  # in a row, after which it is there again
 IDLE_SECONDS = 1.0  # between two looks whether there is a member to be asked

@@ -70,6 +70,8 @@ EXPECTED = {
     (Phase.STARTING, ev.Exited): Phase.BACKOFF,
     (Phase.STARTING, ev.Tick): Phase.STOPPING,
     (Phase.UP, ev.Exited): Phase.BACKOFF,
+    (Phase.STARTING, ev.LockChanged): Phase.STOPPING,
+    (Phase.UP, ev.LockChanged): Phase.STOPPING,
     (Phase.UP, ev.DeviceLost): Phase.STOPPING,
     (Phase.UP, ev.SourceLost): Phase.STOPPING,
     (Phase.STARTING, ev.AddressConflict): Phase.STOPPING,

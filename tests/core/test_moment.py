@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from supervisor.core import events as ev
+from supervisor.core.lock_view import LockView
 from supervisor.core.session.context import StepContext
 from supervisor.core.session.step import step
 from supervisor.core.state import Health, Known, Phase, Session, TunnelState
@@ -56,6 +57,7 @@ EFFECTS: dict[str, tuple[TunnelState, ev.Event, Any, Any, dict[str, Any]]] = {
     ),
     "uplink": (DYING, MISS, True, False, {}),
     "doubted": (DYING, MISS, False, True, {}),
+    "lock": (IDLE, START, None, LockView("svc"), {}),
     "utc_offset": (STARTING, CONNECTED, 0.0, 6 * 3600.0, {"tunnel": AT_NIGHT}),
 }
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.core.fleet.lease import call_budget
 from supervisor.fleet.consul import ConsulLock
 from supervisor.fleet.etcd import EtcdLock
 from supervisor.fleet.http_connections import HttpConnections
-from supervisor.fleet.lock_service import LockService, LockServiceAway, LockServiceDenied, call_budget
-from tests.lab.lock_engines import ConsulAgent, EngineTls, EtcdCluster, free_ports, program
+from supervisor.fleet.lock_service import LockService, LockServiceAway, LockServiceDenied
+from tests.lab.lock_engines import ConsulAgent, EngineTls, LoopbackEtcd, free_ports, program
 from tests.lab.pki import Authority
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,7 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "etcd":
         if program("etcd") is None:
             pytest.skip("etcd is not on this machine: apt-get install etcd-server")
-        cluster = EtcdCluster.local(directory)
+        cluster = LoopbackEtcd.local(directory)
         cluster.start()
         yield f"etcd {cluster.endpoints[0]}"
         cluster.stop()
@@ -200,7 +201,7 @@ async def test_with_tls_only_those_with_a_certificate_enter(tmp_path: Path) -> N
             made.load_cert_chain(pair.certificate, pair.key)  # type: ignore[attr-defined]
         return made
 
-    cluster = EtcdCluster.local(tmp_path, tls=EngineTls(server, authority.root.certificate))
+    cluster = LoopbackEtcd.local(tmp_path, tls=EngineTls(server, authority.root.certificate))
     cluster.start()
     try:
 

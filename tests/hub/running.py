@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class HubSetup:
 
     def __init__(self, directory: Path, **sessions: object) -> None:
         self.directory = directory
+        self.command = (sys.executable, "-m", "hub")
         self.authority = ControlAuthority(directory)
         self.certificates = {
             name: self.authority.sign(f"CN={name}", name)

@@ -206,9 +206,9 @@ class FleetLab(Lab):
 
     # --- the lock engine
 
-    def etcd(self) -> EtcdCluster:
+    def etcd(self) -> EtcdNodes:
         """Three nodes of etcd; not started."""
-        return EtcdCluster(self.network["engine"], self.directory)
+        return EtcdNodes(self.network["engine"], self.directory)
 
 
 class Bird(Server):
@@ -233,7 +233,7 @@ class Bird(Server):
         )
 
 
-class EtcdCluster:
+class EtcdNodes:
     """Three nodes of etcd in one namespace, each with its own address."""
 
     def __init__(self, namespace: Namespace, directory: Path) -> None:
@@ -259,7 +259,7 @@ class EtcdCluster:
             for number in (11, 12, 13)
         ]
 
-    def __enter__(self) -> EtcdCluster:
+    def __enter__(self) -> EtcdNodes:
         for node in self.nodes:
             node.start()
         eventually(lambda: self.leader() is not None, 20, "the cluster of etcd has a leader")

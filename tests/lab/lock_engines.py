@@ -8,17 +8,16 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from ssl import SSLContext
+from typing import Any
 
 from tests.lab.pki import KeyPair
 from tests.lab.wait import eventually
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-Spawn = Callable[..., "subprocess.Popen[bytes]"]
 
 
 def program(name: str) -> str | None:
@@ -45,17 +44,16 @@ class EngineTls:
 
 
 @dataclass
-class EtcdCluster:
-    """One or more etcd servers. `addresses`: host and client port of each; the peer port is one higher."""
+class LoopbackEtcd:
+    """Etcd servers on loopback. `addresses`: host and client port of each; the peer port is one higher."""
 
     directory: Path
     addresses: Sequence[tuple[str, int]]
-    spawns: Sequence[Spawn] = ()  # how to start each, as `subprocess.Popen`; none: as our child
     tls: EngineTls | None = None
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @classmethod
-    def local(cls, directory: Path, count: int = 1, tls: EngineTls | None = None) -> EtcdCluster:
+    def local(cls, directory: Path, count: int = 1, tls: EngineTls | None = None) -> LoopbackEtcd:
         """On 127.0.0.1."""
         ports: list[int] = []
         while len(ports) < count:
@@ -71,12 +69,11 @@ class EtcdCluster:
     def _scheme(self) -> str:
         return "http" if self.tls is None else "https"
 
-    def start(self, *, wait: bool = True) -> None:
-        """All members; returns when they have elected a leader, unless told not to `wait`."""
+    def start(self) -> None:
+        """All members; returns when they have elected a leader."""
         for number in range(len(self.addresses)):
             self.launch(number)
-        if wait and not self.spawns:
-            eventually(lambda: self.leader() is not None, 30.0, "etcd has a leader")
+        eventually(lambda: self.leader() is not None, 30.0, "etcd has a leader")
 
     def launch(self, number: int) -> None:
         """One member, anew or again (it keeps its data)."""
@@ -97,17 +94,16 @@ class EtcdCluster:
             arguments += [str(self.tls.ca)]
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / f"etcd{number}.log").open("ab") as log:
-            spawn = self.spawns[number] if self.spawns else subprocess.Popen
-            self.processes[number] = spawn(["etcd", *arguments], stdout=log, stderr=log)
+            self.processes[number] = subprocess.Popen(["etcd", *arguments], stdout=log, stderr=log)
 
-    def leader(self, context: SSLContext | None = None) -> int | None:
+    def leader(self) -> int | None:
         """The number of the leading member; None: there is none, or nobody who can be asked."""
         for number, (host, port) in enumerate(self.addresses):
             if number not in self.processes or self.processes[number].poll() is not None:
                 continue
-            status = _asked(host, port, context, "/v3/maintenance/status", self.tls)
-            if status is None and self.tls is not None:
+            if self.tls is not None:
                 return number if _listens(host, port) else None
+            status = _asked(host, port, "/v3/maintenance/status")
             if status is not None and status.get("leader") == status["header"]["member_id"]:
                 return number
         return None
@@ -169,7 +165,7 @@ class ConsulAgent:
     def _ready(self) -> bool:
         headers = {} if self.token is None else {"X-Consul-Token": self.token}
         path = "/v1/session/create"
-        made = _asked("127.0.0.1", self.port, None, path, None, method="PUT", headers=headers)
+        made = _asked("127.0.0.1", self.port, path, "PUT", headers)
         return made is not None
 
     def stop(self) -> None:
@@ -198,20 +194,9 @@ def _listens(host: str, port: int) -> bool:
 
 
 def _asked(
-    host: str,
-    port: int,
-    context: SSLContext | None,
-    path: str,
-    tls: EngineTls | None,
-    *,
-    method: str = "POST",
-    headers: Mapping[str, str] | None = None,
-) -> dict[str, object] | None:
-    connection = (
-        HTTPConnection(host, port, timeout=2.0)
-        if tls is None
-        else HTTPSConnection(host, port, timeout=2.0, context=context)
-    )
+    host: str, port: int, path: str, method: str = "POST", headers: Mapping[str, str] | None = None
+) -> dict[str, Any] | None:
+    connection = HTTPConnection(host, port, timeout=2.0)
     try:
         connection.request(method, path, b"{}", dict(headers or {}))
         answer = connection.getresponse()

@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from tests.lab.servers import program
@@ -196,7 +196,7 @@ class Streams:
     """
 
     def __init__(
-        self, namespace: Namespace, address: IPv4Address, count: int = 10, pause: float = 0.02
+        self, namespace: Namespace, address: IPv4Address | IPv6Address, count: int = 10, pause: float = 0.02
     ) -> None:
         self._argv = program("streams", str(address), str(count), str(pause))
         self._namespace = namespace
@@ -209,9 +209,17 @@ class Streams:
         assert self._process.stdout.readline() == "streaming\n"
         return self
 
+    def wait_over(self, within: float) -> float:
+        """Wait until none of them lives any more; seconds that this took."""
+        start = time.monotonic()
+        eventually(lambda: self._process.poll() is not None, within, "all connections are over", 0.002)
+        return time.monotonic() - start
+
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        sent, echoed, broken, gap = self._process.communicate(timeout=PATIENCE)[0].split()
+        self._process.wait(timeout=PATIENCE)
+        assert self._process.stdout is not None
+        sent, echoed, broken, gap = self._process.stdout.read().split()
         self.sent, self.echoed, self.broken, self.gap = int(sent), int(echoed), int(broken), float(gap)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.lab.config import Config
 from tests.lab.daemon import FACILITATOR, LabDaemon
-from tests.lab.fleet import ENDPOINTS, MEMBERS, VPN1, VPN2, EtcdCluster, FleetLab, LabMember
+from tests.lab.fleet import ENDPOINTS, MEMBERS, VPN1, VPN2, EtcdNodes, FleetLab, LabMember
 from tests.lab.network import CLOUD_WEB, DATACENTRE_WEB, LAPTOP
 from tests.lab.wait import NOISE, eventually
 from tests.system.test_drain import SlowRequest, connects, refused
@@ -29,7 +29,7 @@ class LivingFleet:
     """Two facilitators with both tunnels up, and a cluster of etcd."""
 
     lab: FleetLab
-    cluster: EtcdCluster
+    cluster: EtcdNodes
     daemons: dict[LabMember, LabDaemon]
 
     def serve_by(self, member: LabMember) -> None:

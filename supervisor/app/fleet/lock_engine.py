@@ -6,10 +6,11 @@ import ssl
 
 from supervisor.app.files import Files
 from supervisor.config.fleet import ClientTls, FleetSettings, LockEngine
+from supervisor.core.fleet.lease import call_budget
 from supervisor.fleet.consul import ConsulLock
 from supervisor.fleet.etcd import EtcdLock
 from supervisor.fleet.http_connections import HttpConnections
-from supervisor.fleet.lock_service import LockService, call_budget
+from supervisor.fleet.lock_service import LockService
 from supervisor.fleet.member_api import MemberApis
 
 
@@ -28,10 +29,11 @@ def lock_service(engine: LockEngine, member: str, files: Files) -> LockService:
     if (etcd := engine.etcd) is not None:
         http = HttpConnections(etcd.endpoints, lambda: client_tls(etcd.tls), call_budget(etcd.ttl))
         name, password = etcd.username, etcd.password
-        user = (
-            None if name is None else lambda: (name, "" if password is None else files.secret_text(password))
-        )
-        return EtcdLock(http, etcd.ttl, user)
+
+        def user() -> tuple[str, str]:
+            return name or "", "" if password is None else files.secret_text(password)
+
+        return EtcdLock(http, etcd.ttl, None if name is None else user)
     consul = engine.consul
     assert consul is not None, "the configuration names one engine"
     token = consul.token

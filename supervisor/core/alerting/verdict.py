@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from supervisor.core.alerting.flapping import OutageTracker
 from supervisor.core.conditions import Condition
+from supervisor.core.lock_view import LockView
 from supervisor.core.session.liveness import LOCAL, SENTENCES, dead_leg
 from supervisor.core.session.retry import needs_person, not_retried
 from supervisor.core.snapshot import Snapshot
@@ -136,6 +137,8 @@ def _judge(
     is_well = well(tunnel, state)
     if (snapshot.draining or state.drain is not None) and not is_well:
         return Verdict.HOLD, None
+    if not is_well and _carried_elsewhere(state, snapshot.locks.get(tunnel.name)):
+        return Verdict.CLEAR, None
     if not is_well and needs_person(tunnel, state, outage.since):
         return Verdict.FIRING, None
     if is_well:
@@ -145,6 +148,12 @@ def _judge(
     else:
         return Verdict.HOLD, None
     return (verdict, None) if snapshot.now >= due else (Verdict.HOLD, due)
+
+
+def _carried_elsewhere(state: TunnelState, lock: LockView | None) -> bool:
+    """It waits because another member has logged in: that is as it should be."""
+    waits = state.phase is Phase.BACKOFF and state.reason is Reason.LOCK
+    return waits and lock is not None and lock.holder is not None
 
 
 def _summary(

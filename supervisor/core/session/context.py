@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from supervisor.core.events import Action
+from supervisor.core.lock_view import LockView
 from supervisor.core.state import SessionEnded, TunnelState
 from tunnels.base import AnyKind
 from tunnels.settings import Tunnel
@@ -22,6 +23,9 @@ class StepContext:
     retry_turn: float  # monotonic seconds: before this moment no attempt may be repeated
     uplink: bool  # whether this host's way out works; without it nothing is started or given up
     doubted: bool  # the uplink may be dead: no missed probe is judged until that is known
+    lock: (
+        LockView | None
+    )  # of an exclusive tunnel's account: without it no client starts; None: it needs none
     utc_offset: float  # seconds that turn a monotonic moment into local time
 
 

@@ -53,6 +53,7 @@ def diagram() -> str:
         retry_turn=0.0,
         uplink=True,
         doubted=False,
+        lock=None,
         utc_offset=0.0,
     )
     for phase in Phase:

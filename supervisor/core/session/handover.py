@@ -275,7 +275,7 @@ def _slot_taken(c: StepContext, state: TunnelState, standby: SessionState) -> St
 
 def _begun(c: StepContext, state: TunnelState, active: SessionState) -> Step:
     """In the best way that the remote gateway and the client allow."""
-    second, pairs = state.known.second, c.kind.allows_parallel(c.tunnel)
+    second, pairs = state.known.second, c.kind.allows_parallel(c.tunnel) and c.lock is None
     if pairs and second in (Second.UNKNOWN, Second.ALLOWED):
         return begin_standby(c, state, active)
     if c.kind.renew and c.kind.renew_starts_new_session:

@@ -59,6 +59,7 @@ def _list(seconds: tuple[float, ...], last: str) -> str:
 
 _GROWING = "growing pauses up to `reconnect.max`"
 _ATTEMPTS = {
+    Retry.NOW: "as soon as this member holds the lock",
     Retry.BACKOFF: f"{_GROWING}, for ever",
     Retry.EXPIRED: "at once, if the session had lived for a while; else growing pauses",
     Retry.SUSPECT: f"{_GROWING} if the tunnel has worked; else after {_list(SUSPECTED_SECONDS, _range(HOURLY_SECONDS))}",

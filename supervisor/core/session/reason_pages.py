@@ -83,6 +83,12 @@ REASON_PAGES: Mapping[Reason, ReasonPage] = MappingProxyType(
             "The handshake failed without an explanation: mostly keys or settings that do not fit.",
             f"If the tunnel has never worked: compare keys, ciphers and the clock with the other side. {_LOGS}.",
         ),
+        Reason.LOCK: ReasonPage(
+            "An exclusive tunnel has no lock of its account: another facilitator of the fleet is logged in with "
+            "it, or the lock engine does not answer.",
+            "`facilitator status TUNNEL` says who holds the lock, or what is wrong with the engine. Nothing, if "
+            "another member holds it: that one carries.",
+        ),
         Reason.UPLINK: ReasonPage(
             "This host has no Internet connection; no tunnel is blamed and nothing is restarted.",
             "`ip route`, `ip neighbour`, `ip -s link`: the way out of this host.",

@@ -80,6 +80,7 @@ POLICIES: Mapping[Reason, RetryPolicy] = MappingProxyType(
         Reason.CLOCK_SET: _ASKED,
         Reason.PLANNED: _ASKED,
         Reason.SHUTDOWN: _ASKED,
+        Reason.LOCK: RetryPolicy(Retry.NOW),
         Reason.RETRY: _PROGRESS,
         Reason.CONNECTED: _PROGRESS,
         Reason.HEALTHY: _PROGRESS,

@@ -66,7 +66,7 @@ def _lost(c: StepContext, step: Step, active: SessionState) -> Step:
     state = step.tunnel
     if state.coming:
         return step
-    beside = c.kind.allows_parallel(c.tunnel) and state.known.second is Second.ALLOWED
+    beside = c.lock is None and c.kind.allows_parallel(c.tunnel) and state.known.second is Second.ALLOWED
     if beside and state.drain is None and not state.retry.refusals:
         tried = active.recovery is RecoveryStep.LOGIN or state.standby is not None
         return step if tried else _beside(c, step, active)  # the next attempt is planned

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from supervisor.core.lock_view import LockView
 from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.session.machine import DOWN
@@ -139,6 +140,8 @@ def _transition(
 ) -> Transition:
     fresh = after.failure is not None and after.failure is not before.failure
     text = after.failure.text if fresh and after.failure is not None else after.degraded
+    if not text and c.lock is not None:
+        text = _of_lock(c.lock, after)
     recovers = (after.renewed and not before.renewed) or after.number != before.number
     return Transition(
         c.tunnel.name,
@@ -154,6 +157,15 @@ def _transition(
         leg,
         ended,
     )
+
+
+def _of_lock(lock: LockView, after: _Standing) -> str:
+    """The token of the lock with which a session begins, so that logins can be put in order later; and what
+    a tunnel waits for.
+    """
+    if after.phase is Phase.STARTING and lock.token is not None:
+        return f"with the lock of account {lock.account}, token {lock.token}"
+    return lock.waits_for if (after.phase, after.reason) == (Phase.BACKOFF, Reason.LOCK) else ""
 
 
 def public(state: TunnelState) -> tuple[object, ...]:

@@ -18,6 +18,7 @@ from supervisor.core import events as ev
 from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.escalation import escalate
 from supervisor.core.session.liveness import LOCAL
+from supervisor.core.session.lock_loss import lock_lost
 from supervisor.core.session.machine import DOWN, Outcome, SessionStep, reconnecting, session_step, terminated
 from supervisor.core.session.retry import (
     COUNTED,
@@ -48,6 +49,7 @@ from tunnels.base import Reason
 
 QUIET_SECONDS = 900.0  # that a reconnect for changed inputs waits for a quiet moment
 UPLINK_RECHECK_SECONDS = 30.0  # between two looks at a dead uplink; its return is told by an event
+LOCK_RECHECK_SECONDS = 60.0  # between two looks at a lock; that it is ours is told by an event
 SPREAD_SECONDS = 1.0  # over which the starts after the return of an uplink or a gateway are spread
 
 
@@ -233,6 +235,15 @@ def _uplink_back_idle(c: StepContext, state: TunnelState, event: ev.UplinkBack) 
     return Step(_soon(c, state))
 
 
+def _lock_changed_idle(c: StepContext, state: TunnelState, event: ev.LockChanged) -> Step:
+    """What has waited for it begins."""
+    return begin(c, state, Reason.LOCK) if event.lock.held and state.reason is Reason.LOCK else Step(state)
+
+
+def _lock_changed(c: StepContext, state: TunnelState, active: SessionState, event: ev.LockChanged) -> Step:
+    return Step(state) if event.lock.held else _followed(c, state, lock_lost(c, active, event))
+
+
 def _soon(c: StepContext, state: TunnelState) -> TunnelState:
     soon = c.now + c.jitter * SPREAD_SECONDS
     if POLICIES[state.reason].retry is not Retry.BACKOFF or (
@@ -267,6 +278,10 @@ def begin(c: StepContext, state: TunnelState, reason: Reason) -> Step:
         known = state.phase is Phase.BACKOFF and state.reason is Reason.UPLINK
         since = state.since if known else c.now
         return Step(_waiting(state, Reason.UPLINK, since, c.now + UPLINK_RECHECK_SECONDS))
+    if c.lock is not None and not c.lock.held:
+        known = state.phase is Phase.BACKOFF and state.reason is Reason.LOCK
+        since = state.since if known else c.now
+        return Step(_waiting(state, Reason.LOCK, since, c.now + LOCK_RECHECK_SECONDS))
     if (moment := max(c.turn, retry.login_after)) > c.now:
         state = replace(state, retry=replace(retry, turn=c.turn))
         return Step(_waiting(state, reason, c.now, moment))
@@ -403,6 +418,7 @@ IDLE: Mapping[tuple[Phase, type[ev.Event]], IdleHandler] = MappingProxyType(
         (Phase.BACKOFF, ev.Asked): _ask_idle,
         (Phase.BACKOFF, ev.InputsChanged): _inputs_changed_idle,
         (Phase.BACKOFF, ev.UplinkBack): _uplink_back_idle,
+        (Phase.BACKOFF, ev.LockChanged): _lock_changed_idle,
         (Phase.BACKOFF, ev.ClockSet): _clock_set,
         (Phase.BACKOFF, ev.FlowsCounted): _flows_counted_idle,
         (Phase.BACKOFF, ev.EndpointSeen): _endpoint_seen_waiting,
@@ -420,6 +436,7 @@ RUNNING: Mapping[type[ev.Event], RunningHandler] = MappingProxyType(
         ev.Asked: _ask_running,
         ev.InputsChanged: _inputs_changed,
         ev.Quiet: _quiet,
+        ev.LockChanged: _lock_changed,
         ev.FlowsCounted: _flows_counted,
         ev.EndpointSeen: _endpoint_seen_running,
     }

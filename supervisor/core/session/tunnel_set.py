@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from supervisor.core import events as ev
+from supervisor.core.lock_view import LockView
 from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.deadlines import Deadlines
 from supervisor.core.session.handover import rivals, unsettled
@@ -57,6 +58,7 @@ class TunnelSet:
     uplink: Uplink = Uplink()
     draining: bool = False
     gone: frozenset[str] = frozenset()  # other members of the fleet that do not answer
+    locks: Mapping[str, LockView] = field(default_factory=dict)  # what is known, by tunnel
 
     @property
     def tunnels(self) -> dict[str, Tunnel]:
@@ -70,7 +72,7 @@ class TunnelSet:
 
     def snapshot(self, now: float) -> Snapshot:
         """The read model of everything that goes out."""
-        return Snapshot(self.members, now, self.draining, self.uplink, self.gone)
+        return Snapshot(self.members, now, self.draining, self.uplink, self.gone, self.locks)
 
     def with_state(self, name: str, state: TunnelState) -> TunnelSet:
         """The set with another state of this tunnel."""
@@ -85,7 +87,8 @@ class TunnelSet:
         """The set without this tunnel."""
         members = {other: pair for other, pair in self.members.items() if other != name}
         deadlines = self.deadlines.after(name, None)
-        return replace(self, members=members, deadlines=deadlines, leaving=self.leaving - {name})
+        locks = {other: lock for other, lock in self.locks.items() if other != name}
+        return replace(self, members=members, deadlines=deadlines, leaving=self.leaving - {name}, locks=locks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,8 @@ def _of_tunnel(
     if member is None or _too_late(tunnel_set, event):
         return TunnelSetStep(tunnel_set)
     tunnel, before = member
+    if isinstance(event, ev.LockChanged):
+        tunnel_set = replace(tunnel_set, locks={**tunnel_set.locks, event.tunnel: event.lock})
     if isinstance(event, ev.ReconnectDue):
         event = replace(event, free=event.free and not _hindered(tunnel_set, tunnel.name))
     context = StepContext(
@@ -145,11 +150,12 @@ def _of_tunnel(
         tunnel_set.retries.turn(),
         tunnel_set.uplink.alive,
         tunnel_set.uplink.doubted,
+        _lock(tunnel_set, tunnel),
         utc_offset,
     )
     result = step(context, before, event)
     moved = transitions(context, before, result, tunnel_set.uplink)
-    changed = bool(moved) or public(before) != public(result.tunnel)
+    changed = bool(moved) or public(before) != public(result.tunnel) or isinstance(event, ev.LockChanged)
     touched = {tunnel.name} if changed else set[str]()
     after = tunnel_set.with_state(tunnel.name, result.tunnel)
     recorded = tuple([(each, after.snapshot(now)) for each in moved])
@@ -159,6 +165,11 @@ def _of_tunnel(
         after, changed = after.without(tunnel.name), True
         touched.add(tunnel.name)
     return TunnelSetStep(after, result.actions, recorded, woken, frozenset(touched), changed)
+
+
+def _lock(tunnel_set: TunnelSet, tunnel: Tunnel) -> LockView | None:
+    """Of an exclusive tunnel. Until there is news it has none."""
+    return tunnel_set.locks.get(tunnel.name, LockView(tunnel.name)) if tunnel.exclusive else None
 
 
 def _too_late(tunnel_set: TunnelSet, event: ev.Event) -> bool:

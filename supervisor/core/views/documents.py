@@ -109,6 +109,20 @@ class TargetEntry(TypedDict):
     silent_since: Timestamp | None
 
 
+class LockEntry(TypedDict):
+    """The lock of an exclusive tunnel's account."""
+
+    account: str
+    held: bool
+    """By this member, for this tunnel."""
+    token: int | None
+    """While it is held: orders all that ever held it."""
+    holder: str | None
+    """Another member that holds it, and since when."""
+    text: str | None
+    """What the tunnel waits for; null: it holds the lock."""
+
+
 class TunnelStatus(TypedDict):
     """One tunnel now."""
 
@@ -147,6 +161,8 @@ class TunnelStatus(TypedDict):
     asks: QuestionEntry | None
     waits_for_code: Timestamp | None
     """When its client gets the next unused one-time code, which it waits for."""
+    lock: NotRequired[LockEntry | None]
+    """Of an exclusive tunnel; null: it needs none."""
     not_retried: str | None
     """Why a tunnel that has failed is not tried again by itself."""
     last_error: str | None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from supervisor.core.conditions import Condition
 from supervisor.core.humanize import iso
+from supervisor.core.lock_view import LockView
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.session.lifetime import learned
 from supervisor.core.session.liveness import dead_leg
@@ -18,6 +19,7 @@ from supervisor.core.state import Asking, Drain, Phase, Session, TunnelState, Wa
 from supervisor.core.views.documents import (
     DrainEntry,
     EndEntry,
+    LockEntry,
     OtherSessionEntry,
     PlanDocument,
     QuestionEntry,
@@ -120,6 +122,7 @@ def _tunnel(
         "next_attempt": iso(who.wall_offset + (state.deadline or 0.0)) if waiting else None,
         "asks": _question(who, state.asking),
         "waits_for_code": _code(who, state, snapshot.now),
+        "lock": _lock(tunnel, snapshot.locks.get(tunnel.name)),
         "not_retried": not_retried(state),
         "last_error": f"{failure.reason}: {failure.text}" if failure is not None else None,
         "runbook_url": _runbook(who, tunnel, state),
@@ -183,6 +186,18 @@ def _question(who: DaemonIdentity, asking: Asking | None) -> QuestionEntry | Non
 def _code(who: DaemonIdentity, state: TunnelState, now: float) -> str | None:
     code_at = state.code_at
     return None if code_at is None or code_at <= now else iso(who.wall_offset + code_at)
+
+
+def _lock(tunnel: Tunnel, lock: LockView | None) -> LockEntry | None:
+    if not tunnel.exclusive or lock is None:
+        return None
+    return {
+        "account": lock.account,
+        "held": lock.held,
+        "token": lock.token,
+        "holder": lock.holder,
+        "text": None if lock.held else lock.waits_for,
+    }
 
 
 def _session(who: DaemonIdentity, session: Session) -> SessionEntry:

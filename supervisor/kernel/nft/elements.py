@@ -9,14 +9,14 @@ lowest and a highest key.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from common.netlink import NESTED, aligned, attribute, attributes
 from supervisor.core.network.intervals import Interval, Range
 from supervisor.core.network.layout import Element, Part
 from supervisor.kernel.nft.ruleset import ADDRESS, PORT, PROTOCOL, NftType, Set
 
-_LIST_ELEMENT, _KEY, _DATA, _FLAGS, _EXPRESSION, _KEY_END = 1, 1, 2, 3, 7, 10
+_LIST_ELEMENT, _KEY, _DATA, _FLAGS, _TIMEOUT, _EXPRESSION, _KEY_END = 1, 1, 2, 3, 4, 7, 10
 _VALUE = 1  # NFTA_DATA_VALUE
 _EXPRESSION_DATA, _BYTES, _PACKETS = 2, 1, 2  # NFTA_EXPR_DATA, NFTA_COUNTER_BYTES, NFTA_COUNTER_PACKETS
 _LENGTH, _MARK, _COUNTER = struct.Struct("=H"), struct.Struct("=I"), struct.Struct(">Q4xQ")
@@ -30,6 +30,17 @@ def pack(described: Set, elements: Iterable[Element]) -> list[bytes]:
     if described.interval and len(described.key) == 1:
         return list(_pack_intervals(described, elements))
     return [packed for element in elements for packed in _pack(described, element)]
+
+
+def pack_for(described: Set, ends: Mapping[int, int]) -> list[bytes]:
+    """The list attributes for elements that end by themselves: numbers, each with its milliseconds."""
+    return [
+        _list_element(
+            _nested_key(_KEY, _part(described.key[0], number)),
+            attribute(_TIMEOUT, milliseconds.to_bytes(8, "big")),
+        )
+        for number, milliseconds in ends.items()
+    ]
 
 
 def _pack_intervals(described: Set, elements: Iterable[Element]) -> Iterator[bytes]:

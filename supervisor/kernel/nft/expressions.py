@@ -16,7 +16,7 @@ from common.netlink import NESTED, attribute, text_attribute
 Expression = bytes  # NFTA_EXPR_NAME and NFTA_EXPR_DATA
 Clause = tuple[Expression, ...]
 
-_SECOND_WORD = 9  # the word after the first 4 bytes of register 1
+_FIRST_WORD, _SECOND_WORD, _LAST_WORD = 8, 9, 23  # of the registers; the first is that of register 1
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _JUMP, _RETURN = -3, -5
 _NEIGHBOUR_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT = 135, 136  # RFC 4861, ICMPv6 types
@@ -28,7 +28,7 @@ _HOP_LIMIT = 7  # offset in an IPv6 header
 _SUM_OF_HEADER = 1  # NFT_PAYLOAD_CSUM_INET
 _NFPROTO = {4: 2, 6: 10}
 _ADDRESS = {4: (12, 16, 4), 6: (8, 24, 16)}  # offset of source and of destination, length
-_META = {"mark": 3, "iifname": 6, "oifname": 7, "nfproto": 15, "l4proto": 16}
+_META = {"mark": 3, "iifname": 6, "oifname": 7, "skgid": 11, "nfproto": 15, "l4proto": 16}
 _CT = {"state": 0, "direction": 1, "status": 2, "mark": 3}
 _CT_STATES = {"invalid": 1, "new": 8}
 _SOCKET_TRANSPARENT = _DYNSET_ADD = 0
@@ -49,6 +49,7 @@ _ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "connlimit": ("count", "flags"),
         "counter": ("bytes", "packets"),
         "ct": ("dreg", "key", "direction", "sreg"),
+        "dup": ("sreg_addr", "sreg_dev"),
         "dynset": ("set_name", "set_id", "op", "sreg_key", "sreg_data", "timeout", "expr"),
         "exthdr": ("dreg", "type", "offset", "len", "flags", "op", "sreg"),
         "fib": ("dreg", "result", "flags"),
@@ -382,6 +383,43 @@ def reject() -> Clause:
     reset would kill it).
     """
     return (expression("reject", type=2, icmp_code=3),)
+
+
+def unreachable() -> Clause:
+    """`reject with icmp net-unreachable` (`icmpv6 no-route`), in a table for one IP version."""
+    return (expression("reject", type=0, icmp_code=0),)
+
+
+def tcp_connection(version: int) -> Clause:
+    """Load `ip saddr . ip daddr . tcp sport . tcp dport`, in a table for this IP version."""
+    offset, _, length = _ADDRESS[version]
+    ports = _FIRST_WORD + 2 * length // 4
+    return (
+        *tcp(),
+        _payload(_NETWORK_HEADER, offset, 2 * length),
+        _payload(_TRANSPORT_HEADER, 0, 2, ports),
+        _payload(_TRANSPORT_HEADER, 2, 2, ports + 1),
+    )
+
+
+def with_mark(mark: int) -> Clause:
+    """`meta mark MARK`."""
+    return (*meta("mark"), _compare(_EQ, struct.pack("=I", mark)))
+
+
+def copied(copies: int, mark: int, version: int) -> Clause:
+    """`dup to ip daddr`, so often, in a table for this IP version: copies with this packet mark begin anew
+    at the output hook. The packet keeps its own.
+    """
+    _, offset, length = _ADDRESS[version]
+    return (
+        *meta("mark", _LAST_WORD),
+        expression("immediate", dreg=1, data=_value(struct.pack("=I", mark))),
+        *set_meta_mark(),
+        _payload(_NETWORK_HEADER, offset, length),
+        *(expression("dup", sreg_addr=1),) * copies,
+        expression("meta", key=_META["mark"], sreg=_LAST_WORD),
+    )
 
 
 def reset() -> Clause:

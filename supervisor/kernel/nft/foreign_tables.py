@@ -31,11 +31,13 @@ from supervisor.kernel.nft.messages import (
     HEADER_BYTES,
     nft_request,
 )
+from supervisor.kernel.nft.retransmission_table import RETRANSMISSION_TABLE
 from supervisor.kernel.nft.rule_reader import consequence, decoded
 from supervisor.kernel.nft.ruleset import TABLE
 
 _FAMILIES: Mapping[int, str] = MappingProxyType({1: "inet", 2: "ip", 5: "netdev", 10: "ip6"})
 _NUMBERS: Mapping[str, int] = MappingProxyType({name: number for number, name in _FAMILIES.items()})
+_OURS = frozenset({("inet", TABLE), ("ip", RETRANSMISSION_TABLE), ("ip6", RETRANSMISSION_TABLE)})
 _HOOKS = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
 _FILTERING = ("filter", "route")
 _INTERVAL, _IS_END, _CATCH_ALL = 4, 1, 2  # flags of a set, of an element
@@ -74,7 +76,7 @@ def _tables(netlink: NetlinkSocket) -> frozenset[tuple[str, str]]:
 
 def _read() -> Firewall:
     with NetlinkSocket(NETFILTER) as netlink:
-        if _tables(netlink) <= {("inet", TABLE)}:
+        if _tables(netlink) <= _OURS:
             return Firewall()
         chains = [_chain(family, values) for family, values in _objects(netlink, GET_CHAIN)]
         tables = dict.fromkeys((chain.family, chain.table) for chain in chains if chain.hook)
@@ -117,7 +119,7 @@ def _objects(
 def _chain(family: str, values: Mapping[int, bytes]) -> FilterChain:
     """Without its rules. A base chain that does not filter, or is ours, has no hook here."""
     table, name = text(values[1]), text(values[3])
-    if 4 not in values or text(values.get(7, b"")) not in _FILTERING or (family, table) == ("inet", TABLE):
+    if 4 not in values or text(values.get(7, b"")) not in _FILTERING or (family, table) in _OURS:
         return FilterChain(family, table, name)
     hook = dict(attributes(values[4]))
     number = _number(hook.get(1))

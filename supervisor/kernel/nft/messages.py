@@ -5,14 +5,14 @@ common, and those that make our table.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from common.netlink import ACK, APPEND, CREATE, NESTED, NetlinkRequest, attribute, text_attribute
 from supervisor.kernel.nft.expressions import Expression
 from supervisor.kernel.nft.ruleset import TABLE, Chain, Ruleset, Set
 
-INET = 1  # NFPROTO_INET
+INET, IPV4, IPV6 = 1, 2, 10  # NFPROTO_*
 OWNER, PERSIST = 2, 4  # NFT_TABLE_F_*; never the first without the second: the table would vanish with us
 HEADER_BYTES = 4  # struct nfgenmsg: what stands before the attributes
 
@@ -47,7 +47,7 @@ _SINCE, _MOMENT = ", closed since ", "%Y-%m-%dT%H:%M:%SZ"  # in the comment of t
 _NFTABLES = 10  # NFNL_SUBSYS_NFTABLES, the upper byte of the type of a message
 _BEGIN, _END = 0x10, 0x11  # NFNL_MSG_BATCH_*
 _DESC_SIZE, _DESC_CONCAT, _FIELD_LENGTH = 1, 2, 1  # NFTA_SET_DESC_*, NFTA_SET_FIELD_LEN
-_INTERVAL, _MAP, _DYNAMIC, _CONCATENATED = 4, 8, 0x20, 0x80  # NFT_SET_*
+_INTERVAL, _MAP, _TIMEOUT, _DYNAMIC, _CONCATENATED = 4, 8, 0x10, 0x20, 0x80  # NFT_SET_*
 _TYPE_BITS = 6  # of each part in nft's number of a concatenated type
 _HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}  # NF_INET_*
 
@@ -76,15 +76,21 @@ def transaction(requests: Sequence[NetlinkRequest]) -> list[NetlinkRequest]:
     ]
 
 
-def elements_of(name: str) -> bytes:
+def elements_of(name: str, table: str = TABLE) -> bytes:
     """The beginning of a message about elements of a set of ours."""
-    return text_attribute(ELEMENTS_TABLE, TABLE) + text_attribute(ELEMENTS_SET, name)
+    return text_attribute(ELEMENTS_TABLE, table) + text_attribute(ELEMENTS_SET, name)
 
 
-def table_removal() -> list[NetlinkRequest]:
-    """Our table is gone, whether or not it was there, orphaned or of another version."""
-    name = text_attribute(TABLE_NAME, TABLE)
-    return [nft_request(NEW_TABLE, CREATE, name), nft_request(DELETE_TABLE, 0, name)]
+def table_removal(table: str = TABLE, family: int = INET, flags: int = 0) -> list[NetlinkRequest]:
+    """A table of ours is gone, whether or not it was there, orphaned or of another version."""
+    name = text_attribute(TABLE_NAME, table)
+    return [new_table(table, family, flags), nft_request(DELETE_TABLE, 0, name, family)]
+
+
+def new_table(table: str, family: int, flags: int = 0) -> NetlinkRequest:
+    """A table, where there is none yet."""
+    body = text_attribute(TABLE_NAME, table) + (_number(TABLE_FLAGS, flags) if flags else b"")
+    return nft_request(NEW_TABLE, CREATE, body, family)
 
 
 def table_creation(ruleset: Ruleset, flags: int, since: float) -> Iterator[NetlinkRequest]:
@@ -100,13 +106,20 @@ def table_creation(ruleset: Ruleset, flags: int, since: float) -> Iterator[Netli
         + _number(TABLE_FLAGS, flags)
         + attribute(TABLE_USERDATA, bytes([0, len(comment)]) + comment),
     )
-    for number, described in enumerate(ruleset.sets, 1):
-        yield nft_request(NEW_SET, CREATE, _set(described, number))
-    for chain in ruleset.chains:
-        yield nft_request(NEW_CHAIN, CREATE, _chain(chain))
-        names = text_attribute(RULE_TABLE, TABLE) + text_attribute(RULE_CHAIN, chain.name)
+    yield from table_contents(ruleset.sets, ruleset.chains)
+
+
+def table_contents(
+    sets: Iterable[Set], chains: Iterable[Chain], table: str = TABLE, family: int = INET
+) -> Iterator[NetlinkRequest]:
+    """Sets, chains and rules of a new table."""
+    for number, described in enumerate(sets, 1):
+        yield nft_request(NEW_SET, CREATE, _set(described, number, table), family)
+    for chain in chains:
+        yield nft_request(NEW_CHAIN, CREATE, _chain(chain, table), family)
+        names = text_attribute(RULE_TABLE, table) + text_attribute(RULE_CHAIN, chain.name)
         for clause in chain.rules:
-            yield nft_request(NEW_RULE, CREATE | APPEND, names + expressions(*clause))
+            yield nft_request(NEW_RULE, CREATE | APPEND, names + expressions(*clause), family)
 
 
 def closed_since(userdata: bytes) -> float | None:
@@ -128,10 +141,11 @@ def _number(kind: int, value: int) -> bytes:
     return attribute(kind, struct.pack(">I", value))
 
 
-def _set(described: Set, number: int) -> bytes:
+def _set(described: Set, number: int, table: str) -> bytes:
     flags = (
         (_INTERVAL if described.interval else 0)
         | (_MAP if described.value else 0)
+        | (_TIMEOUT if described.timeout else 0)
         | (_DYNAMIC if described.dynamic else 0)
         | (_CONCATENATED if described.interval and len(described.key) > 1 else 0)
     )
@@ -139,7 +153,7 @@ def _set(described: Set, number: int) -> bytes:
     for part in described.key:
         kind = kind << _TYPE_BITS | part.number
         length += -(-part.length // 4) * 4 if len(described.key) > 1 else part.length
-    body = text_attribute(SET_TABLE, TABLE) + text_attribute(SET_NAME, described.name)
+    body = text_attribute(SET_TABLE, table) + text_attribute(SET_NAME, described.name)
     body += _number(SET_FLAGS, flags) + _number(SET_ID, number)
     body += _number(SET_KEY_TYPE, kind) + _number(SET_KEY_LENGTH, length)
     if described.value is not None:
@@ -158,8 +172,8 @@ def _set(described: Set, number: int) -> bytes:
     return body + attribute(SET_USERDATA, described.userdata)
 
 
-def _chain(chain: Chain) -> bytes:
-    names = text_attribute(CHAIN_TABLE, TABLE) + text_attribute(CHAIN_NAME, chain.name)
+def _chain(chain: Chain, table: str) -> bytes:
+    names = text_attribute(CHAIN_TABLE, table) + text_attribute(CHAIN_NAME, chain.name)
     if not chain.hook:
         return names
     priority = attribute(HOOK_PRIORITY, struct.pack(">i", chain.priority))

@@ -26,7 +26,8 @@ about):
     forward          MSS clamp (clamp); what carries a lane's mark or goes to a destination leaves by the
     lane's device or not at all; to another member without a mark, so that the packets around it (VXLAN)
     do not follow it
-    output           the same for the host itself: only its probes, which carry a lane's mark, may leave by a
+    output           an exclusive client without a lease sends nothing
+                     the same for the host itself: only its probes, which carry a lane's mark, may leave by a
     tunnel's device
     postrouting      source NAT: the address that the remote gateway assigned exists here and nowhere else
 """
@@ -52,6 +53,7 @@ from supervisor.core.network.rules import RETURN_FLAG
 from supervisor.kernel.nft import expressions as ex
 
 TABLE = "facilitator"
+PERMITTED = "permitted"  # lanes whose exclusive clients may send, each for some seconds
 FIRST_PORT = 17300  # local ports of proxies; nobody can connect to them directly
 LAST_PORT = 18299
 _SOURCES = 65536  # that hold connections to proxies; beyond that number nobody's are limited
@@ -92,6 +94,7 @@ def _order(kind: NftType) -> int:
 
 ADDRESS = {4: NftType(7, 4), 6: NftType(8, 16)}
 MARK = NftType(19, 4, host_order=True)
+GROUP = NftType(25, 4, host_order=True)
 NAME = NftType(41, 16, host_order=True)
 PORT = NftType(13, 2)
 SIZE = NftType(4, 2)
@@ -110,7 +113,13 @@ class Set:
     counter: bool = False  # each element counts the packets that were looked up successfully
     size: int = 0  # most elements; a number lets the kernel take a quicker kind of hash table
     dynamic: bool = False  # rules add elements; the kernel removes them when their connections are over
+    timeout: bool = False  # each element ends by itself (`Nftables.permit`)
     typeof: bytes = b""  # nft's user data where the kinds do not say it all
+
+    @property
+    def planned(self) -> bool:
+        """Its elements are those of a plan, and stay as they are until that changes."""
+        return not self.dynamic and not self.timeout
 
     @property
     def userdata(self) -> bytes:
@@ -174,6 +183,7 @@ def _sets() -> Iterator[Set]:
     yield Set("handover", (PORT,))
     for share in SHARES:
         yield Set(share_set(share), (PORT,))
+    yield Set(PERMITTED, (GROUP,), size=_LANES, timeout=True)
     for version, address in ADDRESS.items():
         yield Set(f"held{version}", (PORT, address), size=_SOURCES, dynamic=True)
 
@@ -380,6 +390,9 @@ def _forward() -> Iterator[ex.Clause]:
 
 def _output() -> Iterator[ex.Clause]:
     yield _join(ex.oifname("lo"), ex.accept())
+    # The client of an exclusive tunnel runs with the number of its lane as its group, and sends only while
+    # the lock of its account is ours: also when the daemon is dead or frozen.
+    yield _join(_ours(ex.meta("skgid")), ex.meta("skgid"), ex.outside(PERMITTED), ex.counter(), ex.drop())
     yield _join(ex.mark_and_oifname(), ex.within("hops"), ex.clear_mark(), ex.accept())
     yield _join(ex.meta("oifname"), ex.within("arriving"), ex.counter(), ex.drop())
     # Counts what a proxy gives back.

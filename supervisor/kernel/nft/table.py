@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from common.netlink import (
@@ -27,9 +27,9 @@ from supervisor.core.network.changes import Change, Op
 from supervisor.core.network.layout import Element, Table
 from supervisor.kernel.netlink.socket import AsyncNetlink
 from supervisor.kernel.nft import messages as nft
-from supervisor.kernel.nft.elements import pack, unpack
+from supervisor.kernel.nft.elements import pack, pack_for, unpack
 from supervisor.kernel.nft.messages import OWNER, PERSIST, elements_of, nft_request
-from supervisor.kernel.nft.ruleset import TABLE, Ruleset, Set
+from supervisor.kernel.nft.ruleset import PERMITTED, TABLE, Ruleset, Set
 from supervisor.kernel.offload import run_offloaded
 
 _BUFFER_BYTES = 8 << 20  # a transaction is one datagram
@@ -73,6 +73,7 @@ class Nftables:
         self._ruleset = Ruleset.build()
         self._sets = {described.name: described for described in self._ruleset.sets}
         self._built: _Shape | None = None
+        self._permitted: Mapping[int, float] = {}  # lanes: until when (monotonic seconds)
         self._closed_since: float | None = None
         # By set: what was last read, as the kernel said it and as elements. It hardly ever changes.
         self._known: dict[str, tuple[list[bytes], list[Element]]] = {}
@@ -121,9 +122,37 @@ class Nftables:
         names = {text(found[nft.SET_NAME]) for found in sets}
         elements: list[Element] = []
         for described in self._ruleset.sets:
-            if described.name in names and not described.dynamic:
+            if described.name in names and described.planned:
                 elements.extend(await self._elements(described))
         return TableState(True, True, intact and names >= self._sets.keys(), frozenset(elements))
+
+    def expect(self, ends: Mapping[int, float]) -> None:
+        """What `permit` says, for a table that is still to be made."""
+        self._permitted = ends
+
+    async def permit(self, ends: Mapping[int, float]) -> None:
+        """Exclusive clients of these lanes may send until these moments (monotonic seconds), and no others.
+
+        The kernel lets an element end by itself, so this holds when nobody comes back to change it. To add
+        an element that is there does not prolong it: all are removed and added in one transaction, between
+        which no packet falls. OSError: the table is not there, or not ours.
+        """
+        self._permitted = ends
+        flush = nft_request(nft.DELETE_ELEMENTS, 0, elements_of(PERMITTED))
+        requests = [flush, *self._permits()]
+        said = await self._owner.talk(nft.transaction(requests), [0, len(requests)])
+        for error in said:
+            if error is not None:
+                raise error
+
+    def _permits(self) -> list[NetlinkRequest]:
+        now = time.monotonic()
+        lasting = {lane: int((end - now) * 1000) for lane, end in self._permitted.items()}
+        packed = pack_for(self._sets[PERMITTED], {lane: left for lane, left in lasting.items() if left > 0})
+        if not packed:
+            return []
+        body = elements_of(PERMITTED) + attribute(nft.ELEMENTS_LIST | NESTED, b"".join(packed))
+        return [nft_request(nft.NEW_ELEMENTS, CREATE, body)]
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Carry out what the changes say about the table and its elements: all of it or nothing."""
@@ -134,6 +163,7 @@ class Nftables:
             *(nft.table_removal() if build or remove else []),
             *(nft.table_creation(self._ruleset, self._flags, since) if build else []),
             *elements,
+            *(self._permits() if build else []),
         ]
         # The kernel answers a refused transaction at its first message, and each failure in it.
         said = await self._owner.talk(nft.transaction(requests), [0, len(requests)])

@@ -129,12 +129,21 @@ class Metrics:
                 "member",
                 members,
             )
+        yield from self._of_locks()
         yield _counter(
             "log_events_dropped",
             "Log lines dropped because nobody read them in time.",
             (),
             {(): self._sources.log_dropped()},
         )
+
+    def _of_locks(self) -> Iterator[Metric]:
+        locks = self._sources.locks()
+        if locks is not None:
+            yield _gauge("fleet_lock_up", "1 if the lock engine answers.", locks[0])
+            yield _gauges(
+                "fleet_lease_held", "1 if this member holds the lock of the account.", "account", locks[1]
+            )
 
     def _of_pagerduty(self, status: OutboxStatus | None) -> Iterator[Metric]:
         if status is None:

@@ -71,6 +71,8 @@ class ScrapeSources:
     audit: Callable[[], Mapping[str, int] | None] = lambda: None
     # Whether each member of the fleet is up; None: there is no fleet.
     members: Callable[[], Mapping[str, bool] | None] = lambda: None
+    # Whether the lock engine answers, and which accounts' locks this member holds; None: there is no engine.
+    locks: Callable[[], tuple[bool, Mapping[str, bool]] | None] = lambda: None
     # Attempts to send an event to PagerDuty, by action and result.
     sent_events: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})
 

@@ -1,0 +1,355 @@
+"""Holds the locks of exclusive tunnels, as `core.fleet.member_lease` decides, and tells the engine.
+
+set(wishes) --+                         +--> calls to the lock service, side by side
+replies ------+--> MemberLease (pure) --+--> the kernel's fence, before anybody is told
+time, clocks -+                         +--> LockChanged, conditions, the file for the next daemon
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from supervisor.core.conditions import Condition
+from supervisor.core.events import Event, LockChanged, Noticed
+from supervisor.core.fleet.lease import Lease, LeasePhase, Wished, interval, log_off
+from supervisor.core.fleet.member_lease import LockCall, LockReply, LockRequest, MemberLease
+from supervisor.core.fleet.wishes import LockWish, lock_key
+from supervisor.core.humanize import iso
+from supervisor.core.lock_view import LockView
+from supervisor.fleet.lock_service import LockService, LockServiceAway, LockServiceDenied
+
+JUMP_SECONDS = 1.0  # by which two clocks of this host may drift apart between two looks
+CLOCK_CONDITION_SECONDS = 600.0  # for which a jump is shown
+WATCH_PAUSE_SECONDS = 1.0  # before a watch that has ended is begun anew
+_OURS = frozenset({LeasePhase.HELD, LeasePhase.UNKNOWN})
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLocks:
+    """What the next daemon goes on from. It means nothing after a boot of the host."""
+
+    boot: str
+    lease: str
+    until: float  # monotonic seconds
+    tokens: Mapping[str, int] = field(default_factory=dict)  # by account
+    tunnels: Mapping[str, str] = field(default_factory=dict)  # by account: which one holds it
+
+
+@dataclass(frozen=True, slots=True)
+class LockSources:
+    """What the keeper knows of the world, beside the lock service."""
+
+    fleet: str
+    member: str
+    boot: str
+    post: Callable[[Event], None]
+    permit: Callable[[Mapping[str, float]], Awaitable[None]]  # tunnel -> until when its client may send
+    note: Callable[[str, Mapping[str, object]], None]  # a line for the log
+    keep: Callable[[HeldLocks | None], None]  # for the next daemon
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Three clocks of this host, as functions that give seconds."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    boottime: Callable[[], float] = _boottime
+    realtime: Callable[[], float] = time.time
+
+    def differences(self) -> tuple[float, float]:
+        """By how much the other two are ahead of the first."""
+        now = self.monotonic()
+        return self.boottime() - now, self.realtime() - now
+
+
+class LockKeeper:
+    """The engine's `Locks` and `Watcher`. For the event loop's thread only."""
+
+    def __init__(self, service: LockService, sources: LockSources, clocks: Clocks = Clocks()) -> None:
+        self._service, self._sources, self._clocks = service, sources, clocks
+        self._member = MemberLease(service.ttl)
+        self._wishes: Mapping[str, LockWish] = {}
+        self._granted: dict[str, str] = {}  # account: the tunnel for which we ask, or hold
+        self._seen: dict[str, LockView] = {}  # by tunnel: what the engine knows
+        self._permitted: Mapping[str, float] = {}
+        self._kept: HeldLocks | None = None
+        self._wake = asyncio.Event()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._watch: asyncio.Task[None] | None = None
+        self._differences = clocks.differences()
+        self._jumped_at: float | None = None
+        self._denied = ""
+        self._conditions: Mapping[str, Condition] = {}
+
+    # --- what others ask
+
+    def set(self, wishes: Mapping[str, LockWish]) -> None:
+        """See `outputs.Locks`."""
+        if wishes != self._wishes:
+            self._wishes = wishes
+            self._wake.set()
+
+    @property
+    def conditions(self) -> Mapping[str, Condition]:
+        """What is wrong with the lock service, and with this host's clocks."""
+        return self._conditions
+
+    @property
+    def held(self) -> Mapping[str, bool]:
+        """By account: whether its lock is ours."""
+        return {name: each.phase in _OURS for name, each in self._member.accounts.items()}
+
+    @property
+    def answers(self) -> bool:
+        """The lock service answers."""
+        return not self._member.silent
+
+    def recall(self, held: HeldLocks | None) -> Mapping[str, float]:
+        """Go on from what an earlier daemon has held; before `run`. Until when its clients may send, by
+        tunnel.
+        """
+        now = self._clocks.monotonic()
+        if held is None or held.boot != self._sources.boot or held.until <= now:
+            return {}
+        ends = log_off(self._service.ttl)
+        accounts = {
+            account: Lease(LeasePhase.HELD, ends, True, True, held.until, token)
+            for account, token in held.tokens.items()
+        }
+        self._member = replace(
+            self._member, lease=held.lease, until=held.until, renew_at=now, accounts=accounts
+        )
+        self._granted = dict(held.tunnels)
+        self._permitted = {tunnel: held.until for tunnel in held.tunnels.values()}
+        return self._permitted
+
+    # --- the task
+
+    async def run(self) -> None:
+        """For ever."""
+        try:
+            while True:
+                self._wake.clear()
+                await self._turn()
+                due = self._member.due
+                now = self._clocks.monotonic()
+                wait = interval(self._service.ttl) if due is None else max(0.0, due - now)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._wake.wait()
+        finally:
+            self._cancel()
+
+    async def close(self) -> None:
+        """End. What is still held goes to the next daemon; else the lease is given back."""
+        self._cancel()
+        if self._member.lease is not None and not any(each.running for each in self._wishes.values()):
+            self._sources.keep(None)
+            with contextlib.suppress(LockServiceAway):
+                await self._service.revoke(self._member.lease)
+        await self._service.close()
+
+    async def _turn(self) -> None:
+        now = self._clocks.monotonic()
+        self._look_at_clocks(now)
+        self._member = self._member.wished(self._by_account(), now).passed(now)
+        for request in tuple(self._member.requests(now)):
+            self._member = self._member.sent(request, now)
+            task = asyncio.create_task(self._call(request, now))
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+        await self._fence()
+        self._tell(self._clocks.monotonic())
+        self._keep()
+        self._follow_locks()
+
+    def _cancel(self) -> None:
+        for task in (*self._calls, self._watch):
+            if task is not None:
+                task.cancel()
+        self._watch = None
+
+    def _look_at_clocks(self, now: float) -> None:
+        """A host that was suspended, or whose clock was set, does not know how long it was away."""
+        before, self._differences = self._differences, self._clocks.differences()
+        pairs = zip(before, self._differences, strict=True)
+        jump = max(pairs, key=lambda pair: abs(pair[1] - pair[0]))
+        if abs(seconds := jump[1] - jump[0]) > JUMP_SECONDS:
+            self._jumped_at = now
+            why = f"this host's clocks have moved apart by {seconds:.1f} s"
+            self._sources.note("exclusive tunnels end: a clock jumped", {"seconds": round(seconds, 3)})
+            self._member = self._member.doubted(why, now)
+
+    def _by_account(self) -> dict[str, Wished]:
+        """One tunnel of each account at a time: the one that runs, else the one that was first."""
+        wished: dict[str, Wished] = {}
+        tunnels: dict[str, list[str]] = {}
+        for name, wish in self._wishes.items():
+            tunnels.setdefault(wish.account, []).append(name)
+        for account, names in tunnels.items():
+            before = self._granted.get(account)
+            order = sorted(
+                names,
+                key=lambda name: (
+                    not self._wishes[name].running,
+                    not self._wishes[name].wanted,
+                    name != before,
+                ),
+            )
+            self._granted[account] = order[0]
+            wish = self._wishes[order[0]]
+            wished[account] = Wished(wish.wanted, any(self._wishes[name].running for name in names))
+        return wished
+
+    # --- the lock service
+
+    async def _call(self, request: LockRequest, sent: float) -> None:
+        try:
+            reply = await self._reply(request)
+        except LockServiceAway as error:
+            self._denied = str(error) if isinstance(error, LockServiceDenied) else ""
+            self._member = self._member.failed(request, str(error), self._clocks.monotonic())
+        else:
+            self._denied = ""
+            now = self._clocks.monotonic()
+            self._look_at_clocks(now)
+            self._member = self._member.answered(request, reply, sent, now)
+        self._wake.set()
+
+    async def _reply(self, request: LockRequest) -> LockReply:
+        service, key = self._service, lock_key(self._sources.fleet, request.account)
+        match request.call:
+            case LockCall.OPEN:
+                granted = await service.open_lease()
+                return LockReply(lease=granted.id, ttl=granted.ttl)
+            case LockCall.RENEW:
+                return LockReply(await service.renew(request.lease))
+            case LockCall.GIVE_BACK:
+                await service.release(key, request.lease)
+                return LockReply()
+            case LockCall.ACQUIRE:
+                return await self._acquired(key, request)
+
+    async def _acquired(self, key: str, request: LockRequest) -> LockReply:
+        tunnel = self._granted.get(request.account, "")
+        ours = {"member": self._sources.member, "tunnel": tunnel, "since": iso(self._clocks.realtime())}
+        answer = await self._service.acquire(key, json.dumps(ours), request.lease)
+        entry = answer.entry
+        if answer.held:
+            return LockReply(token=0 if entry is None else entry.token)
+        return LockReply(granted=False, holder=None if entry is None else _holder(entry.value))
+
+    def _follow_locks(self) -> None:
+        """While we wait for a lock, its changes are told at once."""
+        asks = any(each.asks for each in self._member.accounts.values())
+        if asks and self._watch is None:
+            self._watch = asyncio.create_task(self._watched())
+        elif not asks and self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    async def _watched(self) -> None:
+        prefix = lock_key(self._sources.fleet, "")
+        while True:
+            with contextlib.suppress(LockServiceAway):
+                async for _ in self._service.watch(prefix):
+                    self._member = self._member.hinted(self._clocks.monotonic())
+                    self._wake.set()
+            await asyncio.sleep(WATCH_PAUSE_SECONDS)
+
+    # --- what follows
+
+    async def _fence(self) -> None:
+        """The kernel lets the client's packets out until then. It knows before the engine does."""
+        while (permits := self._permits()) != self._permitted:
+            await self._sources.permit(permits)
+            self._permitted = permits
+
+    def _permits(self) -> dict[str, float]:
+        now = self._clocks.monotonic()
+        return {
+            self._granted[account]: each.until
+            for account, each in self._member.accounts.items()
+            if account in self._granted and each.until > now and each.phase is not LeasePhase.FREE
+        }
+
+    def _tell(self, now: float) -> None:
+        """The engine, of what has changed; and the log, of locks that came and went."""
+        conditions = dict(self._wrong(now))
+        if conditions != self._conditions:
+            self._conditions = conditions
+            self._sources.post(Noticed(""))
+        for name, wish in self._wishes.items():
+            view, before = self._view(name, wish, now), self._seen.get(name, LockView(""))
+            if view != before:
+                self._seen[name] = view
+                if view.held != before.held:
+                    said = "holds the lock" if view.held else "does not hold the lock any more"
+                    about = {"tunnel": name, "account": wish.account, "token": view.token or before.token}
+                    self._sources.note(said, about | ({"why": view.text} if view.text else {}))
+                lease = self._member.accounts.get(wish.account)
+                self._sources.post(LockChanged(name, None, view, now if lease is None else lease.until))
+        self._seen = {name: view for name, view in self._seen.items() if name in self._wishes}
+
+    def _view(self, name: str, wish: LockWish, now: float) -> LockView:
+        lease = self._member.accounts.get(wish.account, Lease())
+        first = self._granted.get(wish.account)
+        if first != name and lease.phase in _OURS:
+            return LockView(wish.account, holder=f"this host for tunnel {first}")
+        held = first == name and not lease.must_end(now)
+        text = "" if held else lease.why or self._member.silent
+        return LockView(wish.account, held, lease.token if held else None, lease.holder, text)
+
+    def _wrong(self, now: float) -> dict[str, Condition]:
+        found = {}
+        service, exclusive = self._service.name, len(self._wishes)
+        if self._denied:
+            text = (
+                f"the lock engine refuses this member, so that exclusive tunnels cannot start: {self._denied}"
+            )
+            found["fleet:lock-access"] = Condition(text, "critical", "facilitator doctor", after=5.0)
+        elif self._member.silent and exclusive:
+            text = f"the lock engine {service} does not answer: {self._member.silent}"
+            found["fleet:lock"] = Condition(text, "error", "facilitator status", after=self._service.ttl)
+        if self._jumped_at is not None and now < self._jumped_at + CLOCK_CONDITION_SECONDS:
+            text = (
+                "a clock of this host jumped, so that exclusive tunnels had to log in anew; keep it in step "
+                "(chrony), and do not suspend the machine"
+            )
+            found["fleet:clock"] = Condition(text, "warning", "timedatectl; chronyc tracking", pages=False)
+        return found
+
+    def _keep(self) -> None:
+        """Write down what the next daemon needs, when it has changed."""
+        member = self._member
+        ours = {name: each for name, each in member.accounts.items() if each.phase in _OURS}
+        held = None
+        if member.lease is not None and ours:
+            held = HeldLocks(
+                self._sources.boot,
+                member.lease,
+                member.until,
+                {name: each.token or 0 for name, each in ours.items()},
+                {name: self._granted[name] for name in ours},
+            )
+        if held != self._kept:
+            self._kept = held
+            self._sources.keep(held)
+
+
+def _holder(value: str) -> str:
+    """What another member has written into its lock, for people."""
+    try:
+        said = json.loads(value)
+        return f"{said['member']} since {said['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "somebody who is no facilitator of this version"
