@@ -147,6 +147,7 @@ class OpenVpnNode(Server):
             reneg-sec 0
             hand-window 180
             auth-user-pass-optional
+            duplicate-cn
             management {node.management} unix
             management-client-auth
             management-hold

@@ -14,7 +14,7 @@ import pytest
 
 from hub.core.api import EndReason
 from tests.hub.lab import HubLab, StaffClient
-from tests.hub.lab_service import CROWD, SEED, LoginPrompt
+from tests.hub.lab_service import CROWD, HUB, SEED, LoginPrompt
 from tests.lab.wait import NOISE, eventually
 from tests.netns import Namespace
 
@@ -286,3 +286,20 @@ def test_a_lost_journal_costs_no_session(lab: HubLab) -> None:
     assert alice.up_count == 1
     lab.service.ask("POST", "/api/v1/end", {"person": "alice"})
     eventually(lambda: alice.ended, 5, "the session can be ended")
+
+
+def test_an_operator_on_the_node_sees_ends_and_finds_one_sidecar(lab: HubLab) -> None:
+    node = lab.nodes["a"]
+    bob = lab.client("bob", nodes=["a"])
+    bob.start()
+    is_up(lab, bob)
+    command = (HUB, "sidecar", "-c", str(node.config))
+    assert node.namespace.run(*command, check=False).returncode == 75, "two sidecars beside one server"
+    found = json.loads(node.namespace.run(*command, "status").stdout)
+    assert (found["clients"]["up"], found["openvpn"].split()[0]) == (1, "OpenVPN")
+    doctor = (HUB, "doctor", str(node.openvpn.config), "-c", str(node.config))
+    assert "problem" not in node.namespace.run(*doctor).stdout
+    node.namespace.run(*command, "end", "bob")
+    eventually(lambda: bob.ended, 5, "his session ends")
+    eventually(lambda: not lab.service.open("bob"), 5, "the service knows of the end")
+    assert lab.service.history("bob")[0].reason is EndReason.ENDED_BY_ADMIN
