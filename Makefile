@@ -113,6 +113,10 @@ endif
 demo: lab-programs $(READY) ## watch two tunnels break and heal in a private network with real servers (root)
 	@$(BIN)/python -m tests.lab.demo
 
+fleet: lab-programs $(READY) ## watch two facilitators act as one: drain, kill, freeze, lock engine away (root)
+	@.ci/packages $(FLEET_PROGRAMS)
+	@$(BIN)/python -m tests.lab.fleet_demo
+
 lab: lab-programs $(READY) ## the same network to play with: shells, logs, faults by hand (root)
 	@$(BIN)/python -m tests.lab
 

@@ -2,7 +2,8 @@
 
 A reader takes exactly what a writer of today writes, but for what `complete` says: nothing is converted, a
 key that is not known is an error. Types: dataclasses, named tuples, enums by value, texts, numbers, paths, IP
-addresses and networks, tuples, mappings by text, literals, and unions of them. A type is looked at when its
+addresses and networks, tuples, mappings by text, literals, unions of them, and
+`Any` for what is plain already. A type is looked at when its
 first value is read or written, because that takes up to a millisecond.
 """
 
@@ -162,6 +163,8 @@ def _reader(of: Any, complete: bool) -> Convert:
 
 
 def _simple_reader(of: Any, complete: bool) -> Convert:
+    if of is Any:
+        return _same
     if of in _SCALARS:
         return _number if of is float else _scalar_reader(of)
     if issubclass_of(of, (enum.Enum, *_AS_TEXT)):

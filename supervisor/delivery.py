@@ -18,7 +18,7 @@ from supervisor.core.fleet.wishes import lock_wishes
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.lanes import lane_of
 from supervisor.core.network.plan import NetworkPlan
-from supervisor.core.session.handover import beside
+from supervisor.core.session.handover import beside, watchful
 from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.record import TunnelRecord
 from supervisor.core.session.tunnel_set import Members
@@ -137,15 +137,21 @@ def flow_jobs(members: Members, lanes: Mapping[str, int], idle: float) -> Iterat
 
 
 def probe_jobs(
-    members: Members, lanes: Mapping[str, int], kinds: Mapping[str, AnyKind]
+    members: Members,
+    lanes: Mapping[str, int],
+    kinds: Mapping[str, AnyKind],
+    movable: Callable[[str], bool] = lambda tunnel: False,
 ) -> Iterator[tuple[str, ProbeJob]]:
-    """The jobs of the prober: the sessions that are up, by slot name."""
+    """The jobs of the prober: the sessions that are up, by slot name. `movable`: whether a suspicion moves a
+    tunnel's flows.
+    """
     for name, (tunnel, state) in members.items():
-        pace = tunnel.probe if state.standby is None else beside(tunnel.probe, state)
+        pace, moves = tunnel.probe if state.standby is None else beside(tunnel.probe, state), movable(name)
+        pace = watchful(pace) if moves else pace
         for each in state.sessions if tunnel.probe.targets else ():
             if each.phase is Phase.UP:
                 session, inside = each.session, kinds[tunnel.kind].inner_probe(tunnel)
                 lane = lane_of(lanes[name], session.slot)
                 there = tuple(each.network for each in tunnel.destinations)
-                job = ProbeJob(name, session.number, pace, session.device, lane, inside, there)
+                job = ProbeJob(name, session.number, pace, session.device, lane, inside, there, moves)
                 yield slot_name(name, session.slot), job

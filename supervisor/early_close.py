@@ -16,14 +16,14 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from supervisor import disk
-from supervisor.core.exits import Exit
+from supervisor.core.exits import CannotStart, Exit
 from supervisor.kernel.closing import ClosingResult, close
 from supervisor.kernel.closing import closed_since as kernel_closed_since
 from supervisor.kernel.errors import KernelError, MissingRight
@@ -56,15 +56,28 @@ class CloseReport:
     problems: tuple[str, ...] = ()  # why the file is not what is in force
 
 
-def run(path: Path, state_dir: Path = DEFAULT_STATE_DIR) -> CloseReport:
+def parsed_here(text: str, name: str) -> Config:
+    """In this process. ConfigErrors."""
+    from supervisor.lean_imports import replace_plugin_search
+
+    replace_plugin_search()
+    from supervisor.config.parse import parse
+    from tunnels.registry import KINDS
+
+    return parse(text, name, KINDS)
+
+
+def run(
+    path: Path, state_dir: Path = DEFAULT_STATE_DIR, parse: Callable[[str, str], Config] = parsed_here
+) -> CloseReport:
     """Close the kernel for the destinations of this configuration, or of the last one in force; `state_dir`:
-    where that stands if the file does not say.
+    where that stands if the file does not say; `parse`: the configuration in a text and its name.
     """
     text, problem = _text(path)
     known = _newest(state_dirs(text, state_dir))
     if problem is None and known is not None and known.digest == _digest(text):
         return _closed(known.networks, f"of {path}")
-    problems, networks = _parsed(path, text) if problem is None else ((problem,), None)
+    problems, networks = _parsed(path, text, parse) if problem is None else ((problem,), None)
     if networks is not None:
         return _closed(networks, f"of {path}")
     if known is not None:
@@ -117,18 +130,18 @@ def _text(path: Path) -> tuple[str, str | None]:
         return "", f"cannot read the configuration {path}: {error.strerror}"
 
 
-def _parsed(path: Path, text: str) -> tuple[tuple[str, ...], Collection[IPNetwork] | None]:
+def _parsed(
+    path: Path, text: str, parse: Callable[[str, str], Config]
+) -> tuple[tuple[str, ...], Collection[IPNetwork] | None]:
     """The file's destinations, or why there are none."""
-    from supervisor.lean_imports import replace_plugin_search
-
-    replace_plugin_search()
-    from supervisor.config import ConfigErrors, parse
-    from tunnels.registry import KINDS
+    from common.configuration.problems import ConfigErrors
 
     try:
-        return (), destinations(parse(text, str(path), KINDS))
+        return (), destinations(parse(text, str(path)))
     except ConfigErrors as errors:
         return tuple(map(str, errors)), None
+    except CannotStart as problem:
+        return (str(problem),), None
 
 
 def _newest(directories: Iterable[Path]) -> Remembered | None:

@@ -19,6 +19,7 @@ from supervisor.core.alerting.incidents import IncidentState, decide, inherit
 from supervisor.core.alerting.verdict import Alert
 from supervisor.core.conditions import Condition, of_tunnels, visible
 from supervisor.core.faults import Faults
+from supervisor.core.fleet.announcements import NOTICE_SECONDS, Announcements, announce, with_announcements
 from supervisor.core.network.compose import Scope, compose
 from supervisor.core.network.failover import Carriers, contested, recalled
 from supervisor.core.network.lanes import lane_of
@@ -85,6 +86,7 @@ class Engine:
         self._scope = Scope("", ())
         self._due = _Due()
         self._carriers: Carriers = {}
+        self._announcements = Announcements()
         self._parting: list[tuple[Tunnel, ev.Terminate]] = []
         self._postponed = PostponedSteps()
         self._ties: dict[str, tuple[SharedCause, ...]] = {}
@@ -114,7 +116,9 @@ class Engine:
         self._scope = replace(scope, denied=self._scope.denied)
         missing = self._tunnel_set.members.keys() - tunnels.keys()
         back = self._tunnel_set.leaving & tunnels.keys()
-        self._tunnel_set = replace(self._tunnel_set, leaving=(self._tunnel_set.leaving - back) | missing)
+        leaving = (self._tunnel_set.leaving - back) | missing
+        notice = 0.0 if scope.announcing is None else NOTICE_SECONDS
+        self._tunnel_set = replace(self._tunnel_set, leaving=leaving, notice=notice)
         for name in missing:
             self._inbox.post(ev.Asked(name, reason=Reason.STOPPED))
         for name, tunnel in tunnels.items():
@@ -351,9 +355,12 @@ class Engine:
         self._out.plan(self.plan)
 
     def _plan_anew(self) -> None:
-        before = self._carriers
-        made = compose(self._scope, self.snapshot, self._lanes, self._tunnel_set.kinds, before)
-        self.plan, self._carriers, self._due.plan = made.plan, made.carriers, made.due
+        before, snapshot = self._carriers, self.snapshot
+        made = compose(self._scope, snapshot, self._lanes, self._tunnel_set.kinds, before)
+        told = announce(self._scope.announcing, snapshot, made.carriers, self._lanes, self._announcements)
+        self._carriers, self._announcements = made.carriers, told
+        self.plan = with_announcements(made.plan, self._scope.announcing, told)
+        self._due.plan = min((at for at in (made.due, told.due) if at is not None), default=None)
         self._unkept |= contested(before, self._carriers)
 
     def _publish_rest(self) -> None:
@@ -363,7 +370,7 @@ class Engine:
         if self._unkept and self._out.keep(self.records(self._unkept)):
             self._unkept = set()
         members = self._tunnel_set.members
-        self._out.probe(probe_jobs(members, self._lanes, self._tunnel_set.kinds))
+        self._out.probe(probe_jobs(members, self._lanes, self._tunnel_set.kinds, self._movable))
         self._out.count(flow_jobs(members, self._lanes, self._scope.idle))
         self._out.lock(self.snapshot)
         self._publish_alerts()
@@ -371,6 +378,10 @@ class Engine:
         for future, condition in list(self._waiters.items()):
             if not future.done() and self._faults.ask("waiter", False, condition, snapshot):
                 future.set_result(None)
+
+    def _movable(self, tunnel: str) -> bool:
+        """A suspicion moves its flows: another tunnel reaches its destinations, or another member may."""
+        return self._scope.announcing is not None or bool(self._tunnel_set.neighbours.rivals.get(tunnel))
 
     def _publish_alerts(self) -> None:
         self._due.alerts = None

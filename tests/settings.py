@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from common.settings import Settings
 from supervisor.config.validation import validated
-from tunnels.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from common.quantities import Seconds
+from common.settings import Settings
 from tunnels.networks import IPNetwork
-from tunnels.settings import Destination, Login, Network, Probe, Secret, Settings, Tunnel
+from tunnels.settings import Destination, Login, Network, Probe, Secret, Tunnel
 from tunnels.text import one_line
 
 __all__ = [

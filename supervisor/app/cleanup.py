@@ -13,12 +13,14 @@ from supervisor import disk, early_close
 from supervisor.app.directories import lock, refused, tidy
 from supervisor.app.first_plan import first_plan
 from supervisor.app.stores.changed_sysctls import ChangedSysctls
+from supervisor.app.stores.fleet_orders import FleetOrderFile
 from supervisor.app.stores.state_store import forget
 from supervisor.clients import hooks
 from supervisor.clients.cgroup import ClientGroup
 from supervisor.clients.process_journal import Journal
 from supervisor.clients.sweep import sweep
 from supervisor.config import Config
+from supervisor.core.fleet.orders import demands
 from supervisor.core.network.changes import diff
 from supervisor.core.network.layout import HostFeatures, Layout
 from supervisor.core.network.wanted import wanted
@@ -26,6 +28,7 @@ from supervisor.core.views.documents import PlanDocument
 from supervisor.core.views.status_json import plan_document
 from supervisor.kernel.errors import KernelError
 from supervisor.kernel.maintenance import cleanup, preview, remove_devices
+from tunnels.networks import IPAddress
 from tunnels.registry import KINDS
 
 
@@ -62,7 +65,11 @@ async def compare_with_kernel(config: Config) -> PlanDocument:
     """What the configuration wants while no tunnel is up, and how the kernel differs. CannotStart: it
     cannot be read.
     """
-    plan = first_plan(config, KINDS)
+    denied: tuple[IPAddress, ...] = ()
+    if config.fleet is not None and config.fleet.lock is not None:
+        followed = FleetOrderFile(config.facilitator.state_dir).orders
+        denied = demands(followed, config.facilitator.name or "").denied
+    plan = first_plan(config, KINDS, denied=denied)
     with _explained():
         changes = await preview(plan)
     return plan_document(

@@ -34,7 +34,7 @@ from supervisor.app.parts import Parts
 from supervisor.app.preflight.isolation import say_what_is_missing
 from supervisor.app.shutdown import Shutdown, ShutdownRequests
 from supervisor.app.status_line import summary
-from supervisor.app.stores.last_configuration import Loaded, load_or_last_good, loaded
+from supervisor.app.stores.last_configuration import ConfigurationReader, Loaded, Parse
 from supervisor.app.stores.upgrade_document import HandoverDocument, check_requested, received
 from supervisor.app.tasks import start_tasks
 from supervisor.app.upgrade import Upgrade
@@ -69,15 +69,17 @@ if TYPE_CHECKING:
 STDOUT = 1  # by its number: a log must not depend on what Python thinks of a closed stream
 
 
-def run(path: Path, kinds: Mapping[str, AnyKind] = KINDS, *, watch: bool = False) -> int:
+def run(
+    path: Path, kinds: Mapping[str, AnyKind] = KINDS, *, watch: bool = False, parse: Parse | None = None
+) -> int:
     """Run the daemon until it ends; the exit code. Errors at the start are printed. `watch`: reload whenever
-    the file changes.
+    the file changes; `parse`: the configuration in a text, with these kinds; None: in this process.
     """
     if (code := check_requested(path, kinds)) is not None:
         return code
     open_standard_streams()
     try:
-        return asyncio.run(_main(path, kinds, watch))
+        return asyncio.run(_main(path, kinds, watch, parse or _parsed_with(kinds)))
     except ConfigErrors as problem:
         print("\n".join(errors_of(problem)), file=sys.stderr)
         return Exit.CONFIG
@@ -86,7 +88,13 @@ def run(path: Path, kinds: Mapping[str, AnyKind] = KINDS, *, watch: bool = False
         return problem.code
 
 
-async def _main(path: Path, kinds: Mapping[str, AnyKind], watch: bool) -> int:
+def _parsed_with(kinds: Mapping[str, AnyKind]) -> Parse:
+    from supervisor.config.parse import parse
+
+    return partial(parse, kinds=kinds)
+
+
+async def _main(path: Path, kinds: Mapping[str, AnyKind], watch: bool, parse: Parse) -> int:
     requests = ShutdownRequests()
     os.umask(0o077)
     reset_sigchld()
@@ -97,7 +105,8 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind], watch: bool) -> int:
     notifier = SystemdNotifier()
     handover = received()
     gc.freeze()  # the imported code stays: what follows needs not look through it
-    start = load_or_last_good(path, kinds)
+    reader = ConfigurationReader(path, kinds, parse)
+    start = reader.load_or_last_good()
     config = start.config
     make_directory(config.facilitator.runtime_dir, "facilitator.runtime_dir", shared=True)
     make_directory(config.facilitator.state_dir, "facilitator.state_dir")
@@ -109,7 +118,8 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind], watch: bool) -> int:
         structlog.get_logger().warning("not a file of ours", text=sentence)
     say_what_is_missing()
     parts = build(config, RunInputs(path, kinds, secrets, notifier, lambda: log.dropped, owned, handover))
-    daemon = Daemon(path, start, parts, requests, ProcessLifetime(locked, log.flush, owned, handover, watch))
+    process = ProcessLifetime(locked, log.flush, owned, handover, watch)
+    daemon = Daemon(reader, start, parts, requests, process)
     try:
         await daemon.start()
         settle()
@@ -137,15 +147,20 @@ class Daemon:
     """One run. `Parts.closing` closes what `start` has started."""
 
     def __init__(
-        self, path: Path, start: Loaded, parts: Parts, requests: ShutdownRequests, process: ProcessLifetime
+        self,
+        reader: ConfigurationReader,
+        start: Loaded,
+        parts: Parts,
+        requests: ShutdownRequests,
+        process: ProcessLifetime,
     ) -> None:
-        self._path, self._config, self._parts = path, start.config, parts
+        self._reader, self._config, self._parts = reader, start.config, parts
         self._start = start
         self._wanted = start.config  # by the file; `_config` may have older settings of a tunnel that goes on
         self._requests, self._process = requests, process
         self._log = structlog.get_logger()
         self._engine: asyncio.Task[None] | None = None
-        self._upgrading = asyncio.Lock()
+        self._changing = asyncio.Lock()  # of a reload or an upgrade: one after the other
         before = process.handover
         self._ownership = Ownership(process.owner, None if before is None else before.parent)
 
@@ -333,20 +348,21 @@ class Daemon:
     async def reload(self) -> ReloadDocument:
         """Read the configuration again; a wrong one changes nothing. `done` and `errors`: lines to show."""
         parts = self._parts
-        parts.notifier.reloading()
-        parts.watchers.tls.renew()
         failed = "not all of it was taken over: an internal error; the log has the details"
         result: ReloadDocument = {"done": [], "errors": [failed], "problems": []}
-        with parts.faults.contained("reload"):
-            result = self._reload()
+        async with self._changing:
+            parts.notifier.reloading()
+            parts.watchers.tls.renew()
+            with parts.faults.contained("reload"):
+                result = await self._reload()
         parts.reports.metrics.reloaded(not result["errors"])
         parts.notifier.ready(summary(parts.engine.snapshot))
         return result
 
-    def _reload(self) -> ReloadDocument:
+    async def _reload(self) -> ReloadDocument:
         parts = self._parts
         try:
-            new = loaded(self._path, parts.kinds)
+            new = await asyncio.to_thread(self._reader.load)
         except (ConfigErrors, CannotStart) as problem:
             self._refused(errors := errors_of(problem))
             return {"done": [], "errors": errors, "problems": []}
@@ -383,7 +399,7 @@ class Daemon:
         """Continue as the program that is installed now (`supervisor.app.upgrade`). Returns only if that
         failed: `errors`.
         """
-        async with self._upgrading:
+        async with self._changing:
             process, parent = self._process, self._ownership.parent
             upgrade = Upgrade(self._parts, self._config, process.lock, process.log_written, parent)
             return {"errors": await upgrade.run()}

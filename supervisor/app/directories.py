@@ -11,6 +11,7 @@ from pathlib import Path
 
 from supervisor import disk
 from supervisor.app.stores.changed_sysctls import NAME as CHANGED_SYSCTLS
+from supervisor.app.stores.fleet_orders import NAME as FLEET_ORDERS
 from supervisor.app.stores.last_configuration import NAME as LAST_CONFIGURATION
 from supervisor.app.stores.last_end import NAME as LAST_END
 from supervisor.app.stores.second_sessions import NAME as SECOND_SESSIONS
@@ -31,6 +32,7 @@ _DATABASES = (archive.FILE, store.FILE, webhook.FILE)
 _STATE = (
     "codes.json",
     STOPPED_TUNNELS,
+    FLEET_ORDERS,
     SECOND_SESSIONS,
     LAST_END,
     LAST_CONFIGURATION,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from supervisor.app.confined_reader import names_beneath, read_beneath, read_regular
-from supervisor.config import Config, ConfigErrors, candidates, parse
+from supervisor.config import Config, ConfigErrors, candidates
 from supervisor.core.exits import CannotStart, Exit
 from tunnels.base import AnyKind, Input, ReferencedFile, Secret, Tunnel, inputs_of
 from tunnels.profiles import ProfileError
@@ -19,6 +19,8 @@ from tunnels.settings import SecretError
 
 def load(path: Path, kinds: Mapping[str, AnyKind]) -> Config:
     """The configuration in a file. ConfigErrors: all its mistakes; CannotStart: it cannot be read."""
+    from supervisor.config.parse import parse  # the daemon does without what this brings
+
     return parse(text_of(path), str(path), kinds)
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from supervisor.config import Config
-from supervisor.core.network.compose import Scope, compose
+from supervisor.core.fleet.announcements import Announcements, announce, with_announcements
+from supervisor.core.network.compose import Announcing, Scope, compose
 from supervisor.core.network.failover import recalled
 from supervisor.core.network.plan import NetworkPlan, assign_lanes
-from supervisor.core.network.second_hop import Member
+from supervisor.core.network.second_hop import OtherMember
 from supervisor.core.session.record import PreviousRun, found
 from tunnels.base import AnyKind
 from tunnels.networks import IPAddress
@@ -30,7 +31,9 @@ def first_plan(
     lanes = assign_lanes(list(tunnels), known.lanes)
     carriers = recalled(list(tunnels.values()), known.carries)
     common = replace(scope("", config), denied=denied)
-    return compose(common, snapshot, lanes, kinds, carriers).plan
+    made = compose(common, snapshot, lanes, kinds, carriers)
+    told = announce(common.announcing, snapshot, made.carriers, lanes, Announcements())
+    return with_announcements(made.plan, common.announcing, told)
 
 
 def scope(facilitator: str, config: Config) -> Scope:
@@ -44,10 +47,11 @@ def scope(facilitator: str, config: Config) -> Scope:
         drain.idle,
         config.audit is not None,
         members(config),
+        announcing=_announcing(config),
     )
 
 
-def members(config: Config) -> tuple[Member, ...]:
+def members(config: Config) -> tuple[OtherMember, ...]:
     """The other members of the fleet, to which connections are handed over."""
     fleet, name = config.fleet, config.facilitator.name
     if fleet is None or fleet.handover.via == "none":
@@ -57,7 +61,7 @@ def members(config: Config) -> tuple[Member, ...]:
     local = None if own is None else own.address
     return tuple(
         [
-            Member(other, each.address, _same_version(local, each.address), port)
+            OtherMember(other, each.address, _same_version(local, each.address), port)
             for other, each in fleet.members.items()
             if other != name
         ]
@@ -66,3 +70,8 @@ def members(config: Config) -> tuple[Member, ...]:
 
 def _same_version(address: IPAddress | None, other: IPAddress) -> IPAddress | None:
     return address if address is not None and address.version == other.version else None
+
+
+def _announcing(config: Config) -> Announcing | None:
+    bgp = None if config.fleet is None else config.fleet.announce.bgp
+    return None if bgp is None else Announcing(bgp.table, bgp.preference)

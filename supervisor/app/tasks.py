@@ -7,8 +7,9 @@ from functools import partial
 from supervisor.app.background import BackgroundTasks
 from supervisor.app.engine_view import stalled
 from supervisor.app.parts import Parts
-from supervisor.app.traffic_readers import SessionMeter
+from supervisor.app.traffic_readers import LaneMeter, SessionMeter
 from supervisor.app.watchers.endpoints import EndpointWatch
+from supervisor.app.watchers.entered_flows import EnteredFlowsWatch
 from supervisor.app.watchers.idle import IdleWatch
 from supervisor.app.watchers.loop_watchdog import feed
 from supervisor.app.watchers.retransmissions import RetransmissionWatch
@@ -33,6 +34,7 @@ def start_tasks(parts: Parts) -> None:
     background.start("watchdog", lambda: feed(parts.notifier, partial(stalled, engine)))
     background.start("certificates", watchers.certificates.run)
     background.start("quiet", IdleWatch(engine, SessionMeter(engine.lane), post).run)
+    background.start("entered flows", EnteredFlowsWatch(engine, LaneMeter(engine.lane), post).run)
     background.start("uplink", UplinkWatch(post).run)
     sources = parts.data_plane.runner.local_addresses
     background.start("source addresses", SourceAddressWatch(lambda: engine.snapshot, sources, post).run)

@@ -60,6 +60,7 @@ from supervisor.config.model import Config
 from supervisor.control.sockets import Servers
 from supervisor.core.events import Event, Noticed
 from supervisor.core.faults import Faults
+from supervisor.core.fleet.announcements import metrics_by_destination
 from supervisor.core.session.kind_guard import guarded
 from supervisor.core.views.status_json import DaemonIdentity
 from supervisor.engine import Engine
@@ -290,12 +291,17 @@ def _reports(
         history_usable=lambda: history.usable,
         refused=lambda: refused_packets(engine.plan),
         pagerduty=lambda: pagers.status,
+        announced=lambda: metrics_by_destination(engine.plan),
         sent_events=sent.counts,
         log_dropped=log_dropped,
         certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
         internal_errors=lambda: base.faults.counts,
         members=lambda: None if fleet is None else fleet.members_up,
-        locks=lambda: None if locks is None else (locks.answers, locks.held),
+        locks=lambda: (
+            None
+            if locks is None
+            else (locks.answers and fleet is not None and fleet.reaches_engine, locks.held)
+        ),
     )
     metrics = Metrics(version(), base.identity.wall_offset, sources)
     page_model = StatusPageModel(

@@ -75,7 +75,7 @@ def fleet() -> None:
 def status(as_json: bool, config: Path, socket_path: Path | None) -> None:
     """Show members, tunnels by member, and the orders that hold. Exit code 3: a member is not up.
 
-    Without `fleet.lock` the members' HTTP servers are asked (`fleet.members.NAME.api`).
+    Without `fleet.lock` the members' HTTP servers are asked, for which each needs its `api`.
 
     \b
     Example: facilitator fleet status

@@ -1,10 +1,12 @@
-"""The configuration file: text in, `Config` or all mistakes with line and column out. Pure: reads no file."""
+"""The configuration file: text in, `Config` or all mistakes with line and column out. Pure: reads no file.
+
+`parse` is imported from its own module: it brings pydantic and YAML, which the daemon does without.
+"""
 
 from common.configuration.problems import ConfigErrors, Problem
 from common.secrets import candidates
 from supervisor.config.difference import ConfigDifference, difference
 from supervisor.config.model import Config
-from supervisor.config.parse import parse
 from supervisor.config.resolved import changes, chosen
 
 __all__ = [
@@ -16,5 +18,4 @@ __all__ = [
     "changes",
     "chosen",
     "difference",
-    "parse",
 ]

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from common.plain import plain
+from common.settings import Settings, settings_of
 from supervisor.config.model import Config
-from tunnels.settings import Settings, Tunnel, settings_of
+from tunnels.settings import Tunnel
 
 # Settings that only the daemon uses (routes, probes, alerts, pauses): a client goes on when they change.
 _LIVE = frozenset(

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from common.configuration.notation import File, Name, Url
 from common.constraints import CheckedBy, Matching, NotEmpty, Whole
 from common.quantities import Seconds
-from tunnels.settings import Secret, Settings, setting
+from common.settings import Settings, setting
+from tunnels.settings import Secret
 
 Port = Annotated[int, Whole(1, 65535)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from common.configuration.problems import KeyPath
-from tunnels.settings import Settings, settings_of
+from common.settings import Settings, settings_of
 
 
 def group_of(annotation: Any) -> type[Settings] | None:

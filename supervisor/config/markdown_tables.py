@@ -10,11 +10,12 @@ from typing import Any
 
 from common.configuration.notation import parse_size
 from common.quantities import parse_share
+from common.settings import SettingField, Settings, settings_of
 from supervisor.config.fleet import FleetMember
 from supervisor.config.locations import group_of
 from supervisor.config.model import Globals
 from supervisor.config.tunnel_entries import Kinds
-from tunnels.settings import Allowance, Destination, Secret, Setting, Settings, Tunnel, settings_of
+from tunnels.settings import Allowance, Destination, Secret, Tunnel
 
 _LEAVES = (Secret, Destination, Allowance, FleetMember)  # shown as one setting
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"), (1.0, "s"))
@@ -48,7 +49,7 @@ def _rows(model: type[Settings], prefix: str, leave: Set[str] = frozenset()) -> 
             yield f"| `{path}` | {_default(field)} | {field.description} |"
 
 
-def _default(field: Setting) -> str:
+def _default(field: SettingField) -> str:
     if field.required:
         return "required"
     value: Any = field.default
@@ -57,7 +58,7 @@ def _default(field: Setting) -> str:
     return f"`{_word(value, field)}`"
 
 
-def _word(value: Any, field: Setting) -> str:
+def _word(value: Any, field: SettingField) -> str:
     """The value as it would stand in the file."""
     if isinstance(value, bool):
         return str(value).lower()

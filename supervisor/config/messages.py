@@ -12,8 +12,8 @@ from common.configuration.explanations import closest, did_you_mean, explain
 from common.configuration.locations import find, find_key
 from common.configuration.problems import KeyPath, Report
 from common.configuration.yaml_document import Group
+from common.settings import Settings, settings_of
 from supervisor.config.locations import group_of, model_at
-from tunnels.settings import Settings, settings_of
 
 _NO_HINTS: Mapping[str, str] = MappingProxyType({})
 _UNKNOWN = "unexpected_keyword_argument"  # a key that the group does not have

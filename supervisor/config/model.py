@@ -24,8 +24,9 @@ from common.configuration.notation import (
 from common.configuration.problems import Problem
 from common.constraints import Whole
 from common.quantities import Pause, Seconds
+from common.settings import Settings, setting
 from supervisor.config.fleet import FleetSettings
-from tunnels.settings import Network, Secret, Settings, Tunnel, setting
+from tunnels.settings import Network, Secret, Tunnel
 
 
 class Facilitator(Settings):

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 
 from common.configuration.problems import Report
 from common.configuration.yaml_document import Group, load
+from common.settings import Settings, setting, settings_of
 from supervisor.config.fleet_rules import check_fleet
 from supervisor.config.messages import report_invalid
 from supervisor.config.model import Config, Globals
 from supervisor.config.rules import Checked, check
 from supervisor.config.tunnel_entries import Kinds, TunnelEntry, all_options, read_tunnels
 from supervisor.config.validation import validated
-from tunnels.settings import Settings, setting, settings_of
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.configuration.notation import Listen
+from common.settings import SettingField, Settings, settings_of
 from supervisor.config.model import Config
-from tunnels.settings import Destination, Secret, Setting, Settings, settings_of
+from tunnels.settings import Destination, Secret
 
 _INDENT = "  "
 _PLAIN = re.compile(r"[A-Za-z/_][\w ./@:+-]*", re.ASCII)
@@ -90,7 +91,7 @@ def _group(settings: Settings, path: Path) -> Iterator[tuple[Path, ResolvedSetti
             yield (*path, name), ResolvedSetting(_text(value, field), default)
 
 
-def _text(value: Any, field: Setting | None = None) -> str:
+def _text(value: Any, field: SettingField | None = None) -> str:
     """The value in YAML's flow style, as the file would have it."""
     if isinstance(value, str) and not isinstance(value, enum.Enum):
         return value if _is_plain(value) else json.dumps(value, ensure_ascii=False)
@@ -106,7 +107,7 @@ def _text(value: Any, field: Setting | None = None) -> str:
     return _scalar(value, field)
 
 
-def _scalar(value: Any, field: Setting | None) -> str:
+def _scalar(value: Any, field: SettingField | None) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Listen):

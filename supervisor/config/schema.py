@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from common.settings import Settings
 from supervisor.config.model import Globals
 from supervisor.config.tunnel_entries import Kinds, defaults_model
-from tunnels.settings import Allowance, Destination, Secret, Settings
+from tunnels.settings import Allowance, Destination, Secret
 
 Json = dict[str, Any]
 

@@ -13,11 +13,12 @@ from common.configuration.explanations import closest, did_you_mean
 from common.configuration.locations import find, find_key
 from common.configuration.problems import Report
 from common.configuration.yaml_document import Group, Node, Scalar
+from common.settings import Settings, setting, settings_of
 from supervisor.config.locations import group_of
 from supervisor.config.messages import report_invalid
 from supervisor.config.validation import validated
 from tunnels.base import AnyKind
-from tunnels.settings import Settings, Tunnel, setting, settings_of
+from tunnels.settings import Tunnel
 
 Kinds = Mapping[str, AnyKind]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from tunnels.settings import Settings
+from common.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 

@@ -74,6 +74,11 @@ class DaemonAPI(Protocol):
     def ending(self) -> str | None:
         """Why the daemon takes no orders any more; None: it goes on."""
 
+    def carrying_problem(self, destination: str) -> str | None:
+        """Why new flows to a destination should go elsewhere; None: they are welcome. LookupError: there is
+        no such destination.
+        """
+
     def readiness_details(self) -> Sequence[str]:
         """Lines that change nothing about the readiness: what an operator should look at."""
 
@@ -176,6 +181,7 @@ class HTTPApi:
                 web.get("/api/v1/events", self._stream.serve, allow_head=False),
                 web.get("/metrics", self._metrics),
                 web.get("/healthz", self._healthz),
+                web.get("/healthz/carries/{destination:.+}", self._carries),
                 web.get("/readyz", self._readyz),
                 web.get("/api/v1/status", self._status),
                 web.get("/api/v1/fleet", self._fleet),
@@ -232,6 +238,12 @@ class HTTPApi:
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return _health(self._daemon.liveness_problem())
+
+    async def _carries(self, request: web.Request) -> web.Response:
+        try:
+            return _health(self._daemon.carrying_problem(request.match_info["destination"]))
+        except LookupError as unknown:
+            raise web.HTTPNotFound(text=str(unknown)) from None
 
     async def _readyz(self, _: web.Request) -> web.Response:
         return _health(self._daemon.readiness_problem(), self._daemon.readiness_details())

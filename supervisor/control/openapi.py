@@ -67,6 +67,12 @@ class Operation:
 _TUNNEL = Parameter(
     "tunnel", "Name of a tunnel.", {"type": "string", "pattern": "^[a-z][a-z0-9-]{0,30}$"}, True
 )
+_DESTINATION = Parameter(
+    "destination",
+    "A network as staff address it, as it is (10.77.0.0/24), encoded or with `_`: 10.77.0.0_24.",
+    {"type": "string"},
+    True,
+)
 _OF_TUNNEL = Parameter("tunnel", "Of this tunnel only.", {"type": "string"})
 _WAIT = Parameter(
     "wait", "Seconds to wait for the outcome, 120 at most.", {"type": "integer", "minimum": 0, "default": 0}
@@ -100,6 +106,18 @@ OPERATIONS = (
         "/healthz",
         "Liveness: the event loop and the engine work.",
         {200: Answer("`ok`"), 503: Answer("What is stuck.")},
+        public=True,
+    ),
+    Operation(
+        "GET",
+        "/healthz/carries/{destination}",
+        "Whether this member carries a destination, for the health checks of load balancers.",
+        {
+            200: Answer("`ok`: new flows are welcome."),
+            404: Answer("No tunnel has such a destination."),
+            503: Answer("Why new flows should go elsewhere."),
+        },
+        (_DESTINATION,),
         public=True,
     ),
     Operation(

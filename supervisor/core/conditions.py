@@ -6,13 +6,17 @@ explains
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import collapse_addresses
+from typing import Any
 
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.session.probe_targets import dead_targets
 from supervisor.core.snapshot import Snapshot
-from supervisor.core.state import Phase, Want, not_agreed, well
+from supervisor.core.state import Phase, Session, Want, well
+from tunnels.networks import IPNetwork
+from tunnels.settings import Tunnel
 
 UPLINK = "uplink"  # name of the condition that this host's own uplink is dead
 MEMBER_SECONDS = 60.0  # for which another member of the fleet may be away, for a start of its host
@@ -109,7 +113,7 @@ def _silent_targets(snapshot: Snapshot) -> Iterator[Condition]:
 
 def _not_carried(snapshot: Snapshot) -> Iterator[Condition]:
     for name, (tunnel, state) in snapshot.tunnels.items():
-        if state.phase is Phase.UP and (networks := not_agreed(tunnel, state.session)):
+        if state.phase is Phase.UP and (networks := _not_agreed(tunnel, state.session)):
             text = (
                 f"tunnel {name}: the remote gateway agreed to carry only "
                 f"{', '.join(map(str, state.session.agreed))}, which is not all of "
@@ -126,3 +130,16 @@ def _down(snapshot: Snapshot) -> Iterator[str]:
         if state.want is Want.UP and over and not well(tunnel, state):
             leg = dead_leg(tunnel, state, snapshot.uplink)
             yield name if leg is None else f"{name} ({leg})"
+
+
+def _not_agreed(tunnel: Tunnel, session: Session) -> tuple[IPNetwork, ...]:
+    """The destinations of which the remote gateway carries nothing, or only a part, in this session."""
+    if not session.agreed:
+        return ()
+    return tuple(each.network for each in tunnel.destinations if not _within(each.network, session.agreed))
+
+
+def _within(network: Any, others: Iterable[Any]) -> bool:
+    """Together, these networks hold every address of this one."""
+    same = [each for each in others if each.version == network.version]
+    return any(network.subnet_of(each) for each in collapse_addresses(same))

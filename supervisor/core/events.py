@@ -160,6 +160,16 @@ class Probed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Suspected(Event):
+    """No probe of a session was answered for so long that new flows shall go elsewhere, where they can."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowsEntered(Event):
+    """New flows of staff entered the tunnel."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointSeen(Event):
     """The remote gateway was probed outside the tunnel."""
 

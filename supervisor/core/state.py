@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import collapse_addresses, ip_address
-from typing import Any, NamedTuple
+from ipaddress import ip_address
+from typing import NamedTuple
 
 from tunnels.base import Connected, IPNetwork, Question, Reason, Tunnel
 from tunnels.networks import IPAddress
@@ -54,6 +54,7 @@ class Proof(enum.StrEnum):
     ANSWERED = "answered"  # something inside the tunnel answered us: both directions work
     RECEIVED = "received"  # packets came out of it: one direction works, most likely both
     PROTOCOL = "protocol"  # the gateway's own packets came, which are no user's: one direction works
+    REPEATED = "repeated"  # a target answered when it was asked again: the round was lost on the way
     TRAFFIC = "traffic"  # packets came back to staff from the very destinations that the probes are about
     AGREED = "agreed"  # the gateway's own packets answered those of our client: both directions work
 
@@ -124,19 +125,6 @@ class Session:
                 yield ip_address(text or "")
 
 
-def not_agreed(tunnel: Tunnel, session: Session) -> tuple[IPNetwork, ...]:
-    """The destinations of which the remote gateway carries nothing, or only a part, in this session."""
-    if not session.agreed:
-        return ()
-    return tuple(each.network for each in tunnel.destinations if not _within(each.network, session.agreed))
-
-
-def _within(network: Any, others: Iterable[Any]) -> bool:
-    """Together, these networks hold every address of this one."""
-    same = [each for each in others if each.version == network.version]
-    return any(network.subnet_of(each) for each in collapse_addresses(same))
-
-
 def connected(session: Session, what: Connected, now: float, *, again: bool) -> Session:
     """The session with what its client reports on connecting. A client that reports it `again` while
     connected need not repeat everything.
@@ -167,6 +155,14 @@ class Drain:
     until: float  # monotonic seconds
     left: int | None = None  # flows that are not over; None: not counted yet
     idle: float = 0.0  # seconds for which the most silent of them has been silent
+    # Monotonic seconds: until then it neither ends nor refuses new flows, so that the routers that were told
+    # have turned to another member of the fleet before.
+    not_before: float = 0.0
+
+    @property
+    def due(self) -> float:
+        """When it ends without any further event (monotonic seconds)."""
+        return self.until if self.left != 0 else min(self.until, self.not_before)
 
 
 class Second(enum.StrEnum):
@@ -229,6 +225,8 @@ class Liveness:
     missed_since: float | None = None  # monotonic seconds: the first of the missed rounds
     signs: ProtocolSigns | None = None  # of the protocol since then; None: the client has said nothing
     silent: tuple[SilentTarget, ...] | None = None  # of the tunnel's targets; None: no round has shown it yet
+    # Monotonic seconds: probes were unanswered for so long that new flows go elsewhere if they can.
+    suspected: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +295,9 @@ class TunnelState:
     idle: Idle = Idle()  # while none is active
     last: Session = Session(0)  # the last active one that is over
     well_since: float = 0.0  # when the answer to `well` last changed
+    sound_since: float = 0.0  # when the answer to `sound` last changed
+    # New flows of staff have entered it since it is sound: the routers send them to this host.
+    chosen_since: float | None = None
     retry: RetryState = RetryState()
     drain: Drain | None = None  # it ends when nothing goes through it any more; until then it reconnects
     endpoint: Reach = Reach.UNKNOWN  # the remote gateway
@@ -433,6 +434,11 @@ def well(tunnel: Tunnel, state: TunnelState | SessionState) -> bool:
     well.
     """
     return up(state) and (state.health is Health.HEALTHY or not tunnel.probe.targets)
+
+
+def sound(tunnel: Tunnel, state: TunnelState | SessionState) -> bool:
+    """Well, and nothing makes us doubt it at this moment."""
+    return well(tunnel, state) and state.liveness.suspected is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.network.traffic import Carried
 from supervisor.kernel.nft.elements import counted, counted_marks
 from supervisor.kernel.nft.messages import ELEMENTS_LIST, GET_ELEMENTS, HEADER_BYTES, elements_of, nft_request
-from supervisor.kernel.nft.ruleset import Ruleset, Set
+from supervisor.kernel.nft.ruleset import Ruleset
+from supervisor.kernel.nft.sets import Set
 
 FRESH_SECONDS = 0.2  # one reading serves all that a scrape asks
 _ANSWER_SECONDS = 1.0

@@ -12,15 +12,16 @@ import contextlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 
-from supervisor.core.events import Event, PathMtu, Probed
+from supervisor.core.events import Event, PathMtu, Probed, Suspected
 from supervisor.core.session.jobs import ProbeJob
 from supervisor.core.session.probe_targets import traffic_proof
 from supervisor.core.state import Proof
 from supervisor.probes.inner_probe import answers_inside
 from supervisor.probes.interface_activity import InterfaceActivity, InterfaceMeter, LinkBytes
 from supervisor.probes.pmtu import path_mtu
+from supervisor.probes.quick_repeats import QuickRepeats
 from supervisor.probes.target_rounds import TargetRounds
-from supervisor.probes.targets import ProbePath
+from supervisor.probes.targets import ProbePath, probe
 from tunnels.networks import IPAddress
 
 _JITTER = 0.1  # part of the interval
@@ -45,8 +46,8 @@ class ProbeLoop:
     Rounds start `interval` apart while they are answered, and `timeout` apart after a miss, so that three
     misses in a row take at most interval + 3 * timeout from the moment a path dies (11 s with the defaults).
     The interval is shortened by a jitter of up to a tenth, so that many tunnels do not probe in step. It
-    counts from the last sign of life: received packets postpone the next round, and sent packets without
-    received ones make it start at once.
+    counts from the last sign of life: received packets postpone the next round (unless a suspicion would move
+    flows, see `quick_repeats`), and sent packets without received ones make it start at once.
     """
 
     def __init__(
@@ -117,12 +118,19 @@ class ProbeLoop:
         missed = True  # a new session has yet to prove itself
         unanswered_since: float | None = None  # loop's clock: the end of the first of these rounds
         targets = TargetRounds(job.probe, ProbePath(job.device, job.mark))
+        repeats = self._quick_repeats(job)
         try:
             while True:
                 started = loop.time()
+                if job.suspicious:
+                    repeats.begin()
                 rtt, proof = await self._round(job, targets, missed, unanswered_since)
+                if rtt is None and repeats.answered:
+                    proof = Proof.REPEATED
                 self._post(Probed(job.tunnel, job.session, rtt, proof, targets.silent()))
-                missed = rtt is None and proof is not Proof.TRAFFIC
+                missed = rtt is None and proof not in (Proof.TRAFFIC, Proof.REPEATED)
+                if not missed:
+                    repeats.end()
                 unanswered_since = None if rtt is not None else unanswered_since or loop.time()
                 if missed:
                     self.missed.set()
@@ -132,6 +140,20 @@ class ProbeLoop:
                 await asyncio.sleep(max(0.0, started + shortest - loop.time()))
         finally:
             targets.cancel()
+            repeats.end()
+
+    def _quick_repeats(self, job: ProbeJob) -> QuickRepeats:
+        path = ProbePath(job.device, job.mark)
+
+        async def ask(seconds: float) -> bool:
+            return any(
+                await asyncio.gather(*(_answers(target, path, seconds) for target in job.probe.targets))
+            )
+
+        async def passes() -> bool:
+            return await self._traffic(job, 0.0) is Proof.TRAFFIC
+
+        return QuickRepeats(ask, passes, lambda: self._post(Suspected(job.tunnel, job.session)))
 
     async def _round(
         self, job: ProbeJob, targets: TargetRounds, probe_inside: bool, unanswered_since: float | None
@@ -171,9 +193,10 @@ class ProbeLoop:
         """Wait until the next round after one that was answered."""
         loop, jitter = asyncio.get_running_loop(), 1.0 - _JITTER * (0.2 + 0.8 * self._random_unit())
         interval = job.probe.interval * jitter
+        stretch = 1.0 if job.suspicious else _MAX_STRETCH
         if meter is not None:
             meter.stalled.clear()  # the answer was received through it
-        while (left := _due(started, interval, meter) - loop.time()) > 0.0:
+        while (left := _due(started, interval, stretch, meter) - loop.time()) > 0.0:
             if meter is None:
                 await asyncio.sleep(left)
                 continue
@@ -183,12 +206,16 @@ class ProbeLoop:
                     return
 
 
-def _due(started: float, interval: float, meter: InterfaceMeter | None) -> float:
+def _due(started: float, interval: float, stretch: float, meter: InterfaceMeter | None) -> float:
     """When the next round is due (loop's clock) after an answered one that began at `started`, if the
     interface does not stall.
     """
     alive_at = started if meter is None else max(started, meter.received_at)
-    return min(alive_at + interval, started + _MAX_STRETCH * interval)
+    return min(alive_at + interval, started + stretch * interval)
+
+
+async def _answers(target: str, path: ProbePath, timeout: float) -> bool:
+    return await probe(target, path, timeout) is not None
 
 
 async def _inside(job: ProbeJob, path: ProbePath, wanted: bool) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from supervisor import early_close
-from supervisor.config import parse
+from supervisor.config.parse import parse
 from supervisor.core.exits import Exit
 from supervisor.run_arguments import close_argument
 from tests.kernel.lab import PLAN, kernel

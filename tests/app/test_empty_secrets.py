@@ -8,7 +8,7 @@ import pytest
 
 from supervisor.app.files import Files
 from supervisor.clients.launch import SpawnError, read_inputs, unusable
-from supervisor.config import parse
+from supervisor.config.parse import parse
 from tunnels.base import AnyKind, Input, Placement, Reason, Secret, Tunnel, inputs_of
 from tunnels.registry import KINDS
 from tunnels.settings import SecretError

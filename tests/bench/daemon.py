@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from supervisor.__main__ import prepare
+from supervisor.__main__ import prepare, run_daemon
+from supervisor.run_arguments import RunArguments
 
-if __name__ == "__main__":
-    prepare()
-    from supervisor.app import run
+if TYPE_CHECKING:
+    from tunnels.base import AnyKind
+
+VALIDATOR = (sys.executable, "-m", "tests.bench.daemon", "validate")
+
+
+def kinds() -> Mapping[str, AnyKind]:
+    """All of them."""
     from tests.bench.trivial import KIND
     from tunnels.registry import KINDS
 
-    sys.exit(run(Path(sys.argv[-1]), kinds={**KINDS, "trivial": KIND}))
+    return {**KINDS, "trivial": KIND}
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "validate":
+        from supervisor.validation import answer
+
+        answer(kinds())
+    else:
+        prepare()
+        sys.exit(run_daemon(RunArguments(Path(sys.argv[-1])), kinds, VALIDATOR))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from supervisor.clients.runner import Runner
 from supervisor.clients.spawner import ClientSources
 from supervisor.core.events import Event, Exited
+from tests.settings import configured
 from tunnels.base import (
     AnyKind,
     Carrier,
@@ -100,7 +101,9 @@ def kind(carrier: Carrier = Carrier.DEVICE, binaries: tuple[str, ...] = ()) -> K
 
 
 def tunnel(*argv: str, name: str = "acme", **options: Any) -> Scripted:
-    return Scripted(name=name, kind="scripted", destinations=("10.0.0.0/24",), argv=argv, **options)
+    return configured(
+        Scripted, name=name, kind="scripted", destinations=("10.0.0.0/24",), argv=argv, **options
+    )
 
 
 def shell(script: str, name: str = "acme", **options: Any) -> Scripted:

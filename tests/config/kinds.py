@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from supervisor.config import Config, ConfigErrors, parse
+from common.settings import setting
+from supervisor.config import Config, ConfigErrors
+from supervisor.config.parse import parse
 from tunnels.base import CLIENT_SETTINGS, AnyKind, Carrier, Input, Kind, Launch
-from tunnels.settings import Secret, Tunnel, setting
+from tunnels.settings import Secret, Tunnel
 
 
 class Wire(Tunnel):

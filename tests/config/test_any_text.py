@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.quantities import parse_duration
-from supervisor.config import ConfigErrors, parse
+from supervisor.config import ConfigErrors
+from supervisor.config.parse import parse
 from tests.config.kinds import HEAD, KINDS
 from tunnels.targets import parse_target
 from tunnels.text import clean

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.config import ConfigErrors, parse
+from supervisor.config import ConfigErrors
+from supervisor.config.parse import parse
 from tests.config.kinds import HEAD, KINDS, good, problems, warnings
 
 FIVE = """\

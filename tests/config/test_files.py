@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from supervisor.config import candidates, parse
+from supervisor.config import candidates
 from supervisor.config.markdown_tables import tables
+from supervisor.config.parse import parse
 from supervisor.config.schema import schema
 from tests.config.kinds import KINDS as SMALL
 from tests.config.kinds import problems

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.quantities import duration_text, parse_duration
-from supervisor.config import Config, parse
+from supervisor.config import Config
+from supervisor.config.parse import parse
 from supervisor.config.resolved import changes, chosen, resolved, tree
 from tests.tunnels.test_kinds import EXAMPLES
 from tunnels.registry import KINDS

@@ -55,6 +55,9 @@ class FakeDaemon:
     def readiness_problem(self) -> str | None:
         return self.problem
 
+    def ending(self) -> str | None:
+        return self.problem
+
     def readiness_details(self) -> list[str]:
         return self.details
 

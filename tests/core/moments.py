@@ -17,6 +17,7 @@ _USUAL = {
     "doubted": False,
     "lock": None,
     "utc_offset": 0.0,
+    "notice": 0.0,
 }
 
 

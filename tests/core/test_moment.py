@@ -59,6 +59,7 @@ EFFECTS: dict[str, tuple[TunnelState, ev.Event, Any, Any, dict[str, Any]]] = {
     "doubted": (DYING, MISS, False, True, {}),
     "lock": (IDLE, START, None, LockView("svc"), {}),
     "utc_offset": (STARTING, CONNECTED, 0.0, 6 * 3600.0, {"tunnel": AT_NIGHT}),
+    "notice": (UP, ev.Asked("acme", reason=Reason.STOPPED), 0.0, 1.0, {}),
 }
 
 

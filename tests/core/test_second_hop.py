@@ -18,7 +18,7 @@ from supervisor.core.network.plan import Carry, NetworkPlan
 from supervisor.core.network.running_flows import to_forget
 from supervisor.core.network.second_hop import (
     NEXT_HOP,
-    Member,
+    OtherMember,
     handed_over,
     interface_name,
     link_layer_address,
@@ -32,13 +32,13 @@ from supervisor.core.snapshot import Snapshot
 
 ACME, OWN = ip_network("10.77.0.0/24"), ip_network("10.90.0.0/16")
 CARRIES = (Carry(ACME, 173001, ACME), Carry(OWN, 173002, OWN))
-VPN2 = Member("vpn2", ip_address("172.31.2.2"), port=4790)
-VPN3 = Member("vpn3", ip_address("172.31.3.2"), port=4790)
+VPN2 = OtherMember("vpn2", ip_address("172.31.2.2"), port=4790)
+VPN3 = OtherMember("vpn3", ip_address("172.31.3.2"), port=4790)
 NAMES = st.sets(st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=30), max_size=49)
 
 
 def plan(
-    *members: Member, answering: str = "vpn2 vpn3", carried: dict[str, str] | None = None
+    *members: OtherMember, answering: str = "vpn2 vpn3", carried: dict[str, str] | None = None
 ) -> NetworkPlan:
     lanes = member_lanes(members, frozenset(answering.split()))
     return NetworkPlan(carries=CARRIES, members=lanes, handed_over=handed_over(lanes, CARRIES, carried or {}))
@@ -86,7 +86,7 @@ def test_both_ends_come_to_the_same_network() -> None:
     ],
 )
 def test_whose_unknown_connections_are(
-    members: tuple[Member, ...], carried: dict[str, str], expected: list[str]
+    members: tuple[OtherMember, ...], carried: dict[str, str], expected: list[str]
 ) -> None:
     made = plan(*members, carried=carried)
     names = {lane.number: lane.member for lane in made.members} | {NOBODY: ""}
@@ -143,7 +143,7 @@ def test_a_neighbour_is_its_own_next_hop() -> None:
     assert not {each.set for each in layout.elements} & {"arriving", "handover"}
 
 
-def _one(member: Member) -> Interval:
+def _one(member: OtherMember) -> Interval:
     return Interval(member.address.version, int(member.address), int(member.address))
 
 

@@ -10,7 +10,14 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from supervisor.app.stores import second_sessions, state_store, stopped_tunnels, upgrade_document
+from supervisor.app.stores import (
+    fleet_orders,
+    second_sessions,
+    state_store,
+    stopped_tunnels,
+    upgrade_document,
+)
+from supervisor.app.stores.fleet_orders import FleetOrderFile
 from supervisor.app.stores.second_sessions import SecondSessions
 from supervisor.app.stores.state_store import End, Stored
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
@@ -18,6 +25,7 @@ from supervisor.app.stores.upgrade_document import HandoverDocument
 from supervisor.clients import process_journal, totp
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.totp import Codes
+from supervisor.core.fleet.orders import FleetOrder, OrderKind
 from supervisor.core.session.record import TunnelRecord
 from supervisor.core.snapshot import Snapshot, Transition
 from supervisor.core.state import (
@@ -81,6 +89,7 @@ ACTIVE = SessionState(
         *(1, 2, 3, True, (0.25, None), 7.5, 0.125, "20 % lost", "no more connections", 6.5, 7.0),
         ProtocolSigns(10.0, True, 8.0),
         (SilentTarget("icmp://10.77.0.9", 6.0, 2),),
+        7.25,
     ),
     failure=Failure(Reason.PEER_CLOSED, "gone", 8.5),
     asking=Asking(Question(Wanted.CODE, "Code?"), 11.5),
@@ -94,7 +103,7 @@ STANDBY = replace(
     ACTIVE,
     session=replace(FACTS, number=6, id="c0ffee", slot=0),
     phase=Phase.STOPPING,
-    drain=Drain(Reason.PLANNED, 16.5, 9, 17.5),
+    drain=Drain(Reason.PLANNED, 16.5, 9, 17.5, 16.0),
 )
 STATE = TunnelState(
     want=Want.DOWN,
@@ -103,6 +112,8 @@ STATE = TunnelState(
     idle=Idle(Phase.BACKOFF, Reason.NETWORK, 18.5, 19.5),
     last=replace(FACTS, number=5),
     well_since=2.5,
+    sound_since=2.75,
+    chosen_since=3.5,
     retry=RetryState(
         attempts=4,
         refusals=2,
@@ -117,7 +128,7 @@ STATE = TunnelState(
         recovery=RecoveryStep.RESUME,
         gave_up_on_hearsay=True,
     ),
-    drain=Drain(Reason.STOPPED, 13.5, 8, 14.5),
+    drain=Drain(Reason.STOPPED, 13.5, 8, 14.5, 13.0),
     endpoint=Reach.ANSWERS,
     endpoint_since=18.0,
     reconnects=5,
@@ -154,6 +165,10 @@ ENTRY = JournalEntry(
     output=4096,
 )
 END = End(BOOT, 900.5)
+FOLLOWED = (
+    FleetOrder(OrderKind.DRAIN, "vpn2", "alice@vpn1", "a new kernel", 1_790_000_000.5),
+    FleetOrder(OrderKind.STOP, "acme-dc", "bob@laptop", "asked for by ACME", 1_790_000_001.0),
+)
 HELD = frozenset({"acme-dc", "globex"})
 LEARNED = {"acme-dc": Second.REPLACES, "globex": Second.ALLOWED}
 NOW = 1_000_000_000.0
@@ -178,6 +193,16 @@ def _read_entry(directory: Path, content: bytes) -> JournalEntry | None:
     (directory / "journal").mkdir()
     (directory / "journal" / "acme-dc.json").write_bytes(content)
     return Journal(directory).load().get("acme-dc")
+
+
+def _orders(directory: Path) -> bytes:
+    FleetOrderFile(directory).keep(FOLLOWED)
+    return (directory / "orders.json").read_bytes()
+
+
+def _read_orders(directory: Path, content: bytes) -> tuple[FleetOrder, ...]:
+    (directory / "orders.json").write_bytes(content)
+    return FleetOrderFile(directory).orders
 
 
 def _held(directory: Path) -> bytes:
@@ -236,6 +261,7 @@ SORTS: dict[str, Sort] = {
         lambda _, text: upgrade_document.DOCUMENT.read(text),
     ),
     "journal": Sort(process_journal.FORMAT, ENTRY, _entry, _read_entry),
+    "orders": Sort(fleet_orders.DOCUMENT.format, FOLLOWED, _orders, _read_orders),
     "held": Sort(stopped_tunnels.DOCUMENT.format, HELD, _held, _read_held),
     "second-sessions": Sort(second_sessions.DOCUMENT.format, LEARNED, _learned, _read_learned),
     "codes": Sort(totp.FORMAT, True, _codes, _read_codes),

@@ -101,13 +101,22 @@ def idle(phase: str) -> dict[str, Any]:
 @pytest.mark.parametrize("active", [ACTIVE, None], ids=["a session", "none"])
 @pytest.mark.parametrize("standby", [STANDBY, None], ids=["a standby", "none"])
 def test_a_record_of_today_outlives_the_way_through_the_earlier_format(active: Any, standby: Any) -> None:
-    new: dict[str, Any] = {"answered_at": None, "missed_since": None, "signs": None, "silent": None}
+    new: dict[str, Any] = dict.fromkeys(("answered_at", "missed_since", "signs", "silent", "suspected"))
     active, standby = (
-        None if each is None else replace(each, code_at=None, liveness=replace(each.liveness, **new))
+        None
+        if each is None
+        else replace(
+            each,
+            code_at=None,
+            liveness=replace(each.liveness, **new),
+            drain=each.drain and replace(each.drain, not_before=0.0),
+        )
         for each in (active, standby)
     )
     retry = replace(STATE.retry, unreached=0)
-    state = replace(STATE, active=active, standby=standby, retry=retry, endpoint_since=0.0)
+    drain = replace(STATE.drain, not_before=0.0)
+    state = replace(STATE, active=active, standby=standby, retry=retry, endpoint_since=0.0, drain=drain)
+    state = replace(state, sound_since=0.0, chosen_since=None)
     if active is not None:  # the earlier format had no place for these beside it
         of_last = {"failure": None, "resumable": False, "recovery": None, "gave_up_on_hearsay": False}
         state = replace(state, idle=Idle(), last=Session(0), retry=replace(retry, **of_last))
@@ -159,7 +168,7 @@ def test_what_is_unknown_in_an_earlier_record_is_refused() -> None:
 
 
 def test_each_sort_has_a_file_of_each_format() -> None:
-    first = {"handover": 1}  # version 0.1.0 had a format there already
+    first = {"handover": 1, "orders": 1}  # version 0.1.0 had a format there already, or no such file
     wanted = {
         f"{name}-{format}"
         for name, sort in SORTS.items()

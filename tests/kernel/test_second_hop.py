@@ -21,7 +21,7 @@ import pytest
 from common.netlink import NetlinkSocket
 from common.rtnetlink import link_query, read_link
 from supervisor.core.network.plan import Carry, Lane, NetworkPlan
-from supervisor.core.network.second_hop import Member, handed_over, interface_name, member_lanes
+from supervisor.core.network.second_hop import OtherMember, handed_over, interface_name, member_lanes
 from supervisor.kernel.conntrack.dump import conntrack_socket
 from supervisor.kernel.conntrack.flow_moves import ALL_LANES, end
 from supervisor.kernel.maintenance import cleanup, remove_devices
@@ -53,7 +53,7 @@ def plan(name: str, *, via: str, alive: bool = True, version: int = 4) -> Networ
     """What this member's kernel should hold; `version`: of the members' addresses."""
     (other,) = MEMBERS.keys() - {name}
     address = ip_address(MEMBERS[other][version == 6])
-    member = Member(other, address, None, VXLAN_PORT if via == "vxlan" else 0)
+    member = OtherMember(other, address, None, VXLAN_PORT if via == "vxlan" else 0)
     lanes = member_lanes((member,), frozenset({other}) if alive else frozenset())
     carries = (
         *(Carry(network, ACME, network) for network in NETWORKS),
@@ -167,19 +167,18 @@ async def kernels(fleet: Fleet, **how: str | int) -> AsyncIterator[KernelUnderTe
 class Stream:
     """A TCP connection from staff that sends messages and gets them back."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, peer: str) -> None:
         self._sock, self._count = sock, 0
-        self.peer = ""  # the address that the server saw
+        self.peer = peer  # the address that the server saw
 
     @classmethod
     async def opened(cls, fleet: Fleet, address: str, port: int = PORT) -> Stream:
         """To this address."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        made = cls(made_in(fleet.staff, lambda: socket.socket(family)))
+        sock = made_in(fleet.staff, lambda: socket.socket(family))
         async with asyncio.timeout(DEADLINE):
-            await asyncio.get_running_loop().sock_connect(made._sock, (address, port))
-            made.peer = await made._line()
-        return made
+            await asyncio.get_running_loop().sock_connect(sock, (address, port))
+            return cls(sock, await _line(sock))
 
     async def talk(self) -> float:
         """Send a message and get it back; how long that took in seconds."""
@@ -187,20 +186,21 @@ class Stream:
         started, self._count = loop.time(), self._count + 1
         async with asyncio.timeout(DEADLINE):
             await loop.sock_sendall(self._sock, f"{self._count}\n".encode())
-            assert await self._line() == str(self._count)
+            assert await _line(self._sock) == str(self._count)
         return loop.time() - started
-
-    async def _line(self) -> str:
-        text = b""
-        while not text.endswith(b"\n"):
-            if not (part := await asyncio.get_running_loop().sock_recv(self._sock, 100)):
-                raise ConnectionResetError("closed")
-            text += part
-        return text.decode().strip()
 
     def close(self) -> None:
         """Close it."""
         self._sock.close()
+
+
+async def _line(sock: socket.socket) -> str:
+    text = b""
+    while not text.endswith(b"\n"):
+        if not (part := await asyncio.get_running_loop().sock_recv(sock, 100)):
+            raise ConnectionResetError("closed")
+        text += part
+    return text.decode().strip()
 
 
 @contextlib.asynccontextmanager

@@ -40,6 +40,7 @@ class Story:
     """What was shown so far: told line by line, and summed up in the end."""
 
     console: Console
+    picture: str = PICTURE
     daemon: LabDaemon | None = None
     started: float = field(default_factory=time.monotonic)
     lines: list[Text] = field(default_factory=list)
@@ -59,7 +60,7 @@ class Story:
 
     def view(self) -> RenderableType:
         """The picture, the status as `facilitator status` prints it, and the last lines."""
-        return Group(Panel(PICTURE, expand=False), self._status(), Text(), *self.lines[-12:])
+        return Group(Panel(self.picture, expand=False), self._status(), Text(), *self.lines[-12:])
 
     def _status(self) -> RenderableType:
         if self.daemon is None:

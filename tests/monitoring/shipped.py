@@ -47,6 +47,7 @@ def exposition() -> str:
             pagerduty=OutboxStatus,
             sent_events=lambda: {("trigger", "accepted"): 1},
             log_dropped=lambda: 3,
+            members=lambda: {"vpn2": True},
             refused=lambda: {("acme", "support"): 7},
             certificates=lambda: {"acme": 2e9},
             availability=lambda tunnels: {(name, "24h"): 0.5 for name in tunnels},

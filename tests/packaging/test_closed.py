@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from supervisor import early_close
-from supervisor.config import parse
+from supervisor.config.parse import parse
 from tests.lab import Lab
 from tests.lab.network import CLOUD_WEB, DATACENTRE, DATACENTRE6, DATACENTRE_WEB
 from tests.lab.traffic import watched

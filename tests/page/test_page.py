@@ -134,6 +134,7 @@ def poisoned(value: Any, poison: str) -> Any:
             "since",
             "started",
             "closed_since",
+            "silent_since",
             "until",
             "at",
             "next_attempt",

@@ -89,7 +89,7 @@ def configuration() -> str:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the kinds with the document's files in it, and a client in its bin/."""
     root = tmp_path_factory.mktemp("tree")
-    for package in ("tunnels", "supervisor"):
+    for package in ("common", "supervisor", "tunnels"):
         shutil.copytree(REPOSITORY / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
     for text in blocks("python"):
         first, _, rest = text.partition("\n")

@@ -1,4 +1,4 @@
-"""Exclusive tunnels of two facilitators with one certificate, of which the OpenVPN server allows one session."""
+"""Exclusive tunnels of two facilitators with one certificate, of which the server allows one session."""
 
 from __future__ import annotations
 

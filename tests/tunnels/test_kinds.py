@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tunnels.kinds
-from supervisor.config import parse
+from common.settings import settings_of
+from supervisor.config.parse import parse
 from supervisor.config.validation import validated
 from tests.cli.hostile import WORDS
 from tunnels.base import (
@@ -37,7 +38,7 @@ from tunnels.base import (
 )
 from tunnels.driver_dialogue import ProgramDialogue
 from tunnels.registry import KINDS
-from tunnels.settings import Login, settings_of
+from tunnels.settings import Login
 
 SECRET = b"hunter2-very-secret"
 KEY = b64encode(SECRET.ljust(32))

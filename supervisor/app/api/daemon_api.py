@@ -16,6 +16,7 @@ from supervisor.app.api.status_page_model import StatusPageModel
 from supervisor.clients.runner import Runner
 from supervisor.core.diagnosis.query import PacketQuery
 from supervisor.core.events import Asked
+from supervisor.core.fleet.carrying import carrying_problem
 from supervisor.core.fleet.orders import FleetOrder
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Phase, TunnelState, well
@@ -162,6 +163,10 @@ class RunningDaemonAPI:
         if self.membership is None:
             raise LookupError("the configuration has no `fleet:`, so this facilitator stands alone")
         return self.membership
+
+    def carrying_problem(self, destination: str) -> str | None:
+        """From the snapshot and the plan."""
+        return carrying_problem(self.engine.snapshot, self.engine.plan, destination)
 
     def readiness_details(self) -> list[str]:
         """That the configuration file is refused, while an earlier one is in effect."""

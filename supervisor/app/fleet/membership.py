@@ -95,6 +95,11 @@ class EngineMembership:
         }
 
     @property
+    def reaches_engine(self) -> bool:
+        """The lock engine has answered the last time."""
+        return not self._away
+
+    @property
     def conditions(self) -> Mapping[str, Condition]:
         """That the lock engine is away, and orders that are not understood."""
         found = dict(self._orders.conditions)
@@ -253,6 +258,11 @@ class LooseMembership:
     def held(self) -> HeldTunnels:
         """The tunnels that may not start: no order adds one."""
         return HeldTunnels(self._stopped_here())
+
+    @property
+    def reaches_engine(self) -> bool:
+        """There is none."""
+        return False
 
     def begin(self) -> None:
         """There is nothing to follow."""

@@ -17,3 +17,5 @@ class Places:
     systemd: Path = Path("/run/systemd/system")  # there where systemd runs, see sd_booted(3)
     bus: Path = Path("/run/dbus/system_bus_socket")
     nomad: Path = Path("/etc/nomad.d")
+    # Of BIRD's control, one of them.
+    bird: tuple[Path, ...] = (Path("/run/bird/bird.ctl"), Path("/run/bird.ctl"))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from supervisor.core.diagnosis import checks, kernel_checks
+from supervisor.core.diagnosis.announcement import announcement
 from supervisor.core.diagnosis.checks import Check, CheckStatus
 from supervisor.core.diagnosis.obstacles import obstacles
 from supervisor.core.diagnosis.query import Alias, Evidence, Match, PacketPath, aliases, locate, packet_path
@@ -91,6 +92,7 @@ def _on_its_way(evidence: Evidence, path: PacketPath) -> Explanation:
         *checks.destination(evidence, path),
         *sender[1:],
         *checks.tunnels(evidence, path),
+        *announcement(evidence, path),
         *checks.session(evidence, path),
         *kernel,
         *kernel_checks.counters(evidence, path),

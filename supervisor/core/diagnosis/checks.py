@@ -54,6 +54,9 @@ def source(evidence: Evidence) -> Check:
         )
     if asked is None:
         return Check("source", f"anybody in {listed(staff)}; --from ADDRESS asks for one sender")
+    if asked in evidence.plan.denied:
+        text = f"an order of the fleet lets {asked} in nowhere; facilitator fleet status says who gave it"
+        return Check("source", text, CheckStatus.PROBLEM)
     covering = [network for network in staff if asked in network]
     if not covering:
         return Check("source", f"{asked} is not in staff.networks ({listed(staff)})", CheckStatus.PROBLEM)

@@ -76,7 +76,7 @@ def _nftables(actual: Layout, target: Layout, path: PacketPath) -> Check:
     )
 
 
-_SENDER_SETS = ("refused", "allowed")  # prefixes of nftables sets that hold addresses of senders
+_SENDER_SETS = ("refused", "allowed", "denied")  # prefixes of nftables sets that hold addresses of senders
 
 
 def _concerns(element: Element, path: PacketPath) -> bool:

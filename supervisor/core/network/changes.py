@@ -46,7 +46,8 @@ def diff(actual: Layout, target: Layout) -> tuple[Change, ...]:
     last and out first.
 
     The table and its elements stand in one block, because they change in one transaction; removed elements
-    come first, as intervals may overlap.
+    come first, as intervals may overlap. What routers are told of a destination comes first if it is that it
+    works worse here or not at all, and else when it works.
     """
     table = actual.table and target.table
     have = actual.elements if table else frozenset()
@@ -56,18 +57,48 @@ def diff(actual: Layout, target: Layout) -> tuple[Change, ...]:
     gone = actual.routes - target.routes
     taken = {route.place for route in gone} & places
     old = _ordered(route for route in gone if route.place not in taken)
+    told = [Change(Op.ADD, route, route.place in taken) for route in new if route.announces]
+    told += _changes(Op.REMOVE, [route for route in old if route.announces])
+    better = _better(actual, target) if told else frozenset()
+    new, old = ([route for route in routes if not route.announces] for routes in (new, old))
     return (
+        *(change for change in told if _about(change) not in better),
         *(Change(Op.ADD, route, route.place in taken) for route in new if _closes(route)),
         *_changes(Op.ADD, _ordered(target.rules - actual.rules)),
         *_changes(Op.ADD, [Table()] if target.table and not actual.table else []),
         *_changes(Op.REMOVE, _ordered_elements(have - want)),
         *_changes(Op.ADD, _ordered_elements(want - have)),
         *(Change(Op.ADD, route, route.place in taken) for route in new if not _closes(route)),
+        *(change for change in told if _about(change) in better),
         *_changes(Op.REMOVE, [route for route in old if not _closes(route)]),
         *_changes(Op.REMOVE, _ordered(actual.rules - target.rules)),
         *_changes(Op.REMOVE, [Table()] if actual.table and not target.table else []),
         *_changes(Op.REMOVE, [route for route in old if _closes(route)]),
     )
+
+
+_Told = tuple[object, int]  # a network and a table
+
+
+def _better(actual: Layout, target: Layout) -> frozenset[_Told]:
+    """What will be announced with the same metric as before, with a better one or for the first time."""
+    before, after = _metrics(actual.routes), _metrics(target.routes)
+    return frozenset(told for told, metric in after.items() if metric <= before.get(told, metric))
+
+
+def _metrics(routes: Iterable[Route]) -> dict[_Told, int]:
+    """The best metric of each network that is announced."""
+    best: dict[_Told, int] = {}
+    for route in routes:
+        if route.announces:
+            told = route.network, route.table
+            best[told] = min(route.metric, best.get(told, route.metric))
+    return best
+
+
+def _about(change: Change) -> _Told:
+    assert isinstance(change.item, Route)
+    return change.item.network, change.item.table
 
 
 def applied(layout: Layout, changes: Sequence[Change]) -> Layout:

@@ -9,11 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from supervisor.core.network.failover import Carriers, choose
-from supervisor.core.network.plan import NetworkPlan, Segments, desired, next_refusal, proxies
-from supervisor.core.network.second_hop import Member, handed_over, member_lanes
+from supervisor.core.network.plan import NetworkPlan, Segments, desired, next_closing, next_refusal, proxies
+from supervisor.core.network.second_hop import OtherMember, handed_over, member_lanes
 from supervisor.core.snapshot import Snapshot
 from tunnels.base import AnyKind, IPNetwork
 from tunnels.networks import IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Announcing:
+    """How what works is announced (`fleet.announce.bgp`)."""
+
+    table: int = 173  # number of the kernel table
+    preference: int = 100  # metric of what works
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +34,9 @@ class Scope:
     timeout: float = 8 * 3600.0  # longest time (seconds) that a tunnel which drains waits for its flows
     idle: float = 900.0  # seconds without a packet after which a flow is not waited for
     accounting: bool = False  # of each flow's bytes, for the audit
-    members: tuple[Member, ...] = ()  # other members of the fleet, to which connections are handed over
+    members: tuple[OtherMember, ...] = ()  # other members of the fleet, to which connections are handed over
     denied: tuple[IPAddress, ...] = ()  # sources that an order of the fleet keeps out
+    announcing: Announcing | None = None  # what works is announced to routers
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +61,6 @@ def compose(
     ways = member_lanes(scope.members, answering)
     plan = replace(plan, members=ways, handed_over=handed_over(ways, plan.carries, {})) if ways else plan
     plan = replace(plan, denied=scope.denied)
-    moments = [moment for moment in (due, next_refusal(snapshot)) if moment is not None]
+    known = (due, next_refusal(snapshot), next_closing(snapshot))
+    moments = [moment for moment in known if moment is not None]
     return Composed(plan, carriers, min(moments, default=None))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from supervisor.core.network.by_identity import ByIdentity
 from supervisor.core.snapshot import Snapshot
-from supervisor.core.state import TunnelState, well
+from supervisor.core.state import TunnelState, sound, well
 from tunnels.base import IPNetwork
 from tunnels.settings import Tunnel
 
@@ -88,9 +88,10 @@ def choose(before: Carriers, snapshot: Snapshot) -> tuple[Carriers, float | None
     """The carriers now (`before` itself where nothing changes), and the monotonic moment at which one may
     change without any event.
 
-    The well tunnel with the lowest priority number carries, one that drains only if there is no other. One
-    that comes back takes over only after it was well for its `stable_after`, so that a flapping tunnel is not
-    followed; while none is well the last one keeps the destination. None: no such moment.
+    The well tunnel with the lowest priority number carries, one that drains or is suspected to be dead only
+    if there is no other. One that comes back takes over only after it was well for its `stable_after`, so
+    that a flapping tunnel is not followed; while none is well the last one keeps the destination. None: no
+    such moment.
     """
     known = directory([tunnel for tunnel, _ in snapshot.tunnels.values()], before)
     if not isinstance(before, Chosen) or before.directory is not known:
@@ -135,7 +136,8 @@ Candidate = tuple[Tunnel, TunnelState]
 
 def _carrier(before: str, ranked: Sequence[Candidate], now: float) -> tuple[str, float | None]:
     works = [candidate for candidate in ranked if well(*candidate)]
-    fit = [(tunnel, state) for tunnel, state in works if state.drain is None] or works
+    stays = [(tunnel, state) for tunnel, state in works if state.drain is None] or works
+    fit = [candidate for candidate in stays if sound(*candidate)] or stays
     current = next((tunnel.name for tunnel, _ in ranked if tunnel.name == before), None)
     if not fit:
         return current or ranked[0][0].name, None
@@ -150,7 +152,7 @@ def _failed_back(current: str, fit: Iterable[Candidate], now: float) -> tuple[st
     """
     moments: list[float] = []
     for tunnel, state in fit:
-        due = state.well_since + tunnel.reconnect.stable_after
+        due = max(state.well_since, state.sound_since) + tunnel.reconnect.stable_after
         if tunnel.name == current or due <= now:
             return tunnel.name, min(moments, default=None)
         moments.append(due)

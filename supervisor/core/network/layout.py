@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from supervisor.core.network.intervals import Interval, Range
-from supervisor.core.network.rules import Rule
+from supervisor.core.network.rules import RETURN_TABLE, Rule
 from tunnels.networks import IPAddress, IPNetwork
 
 MAIN_TABLE = 254
@@ -65,6 +65,11 @@ class Route(NamedTuple):
     def place(self) -> tuple[IPNetwork, int, int]:
         """Where it stands: of two routes in one place the kernel keeps one."""
         return self.network, self.table, self.metric
+
+    @property
+    def announces(self) -> bool:
+        """It forwards nothing: no rule leads to its table, from which a BGP speaker learns it."""
+        return self.table != MAIN_TABLE and self.table < RETURN_TABLE
 
     def __str__(self) -> str:
         kind = "" if self.kind == "unicast" else f" {self.kind}"

@@ -16,6 +16,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 from supervisor.core.network.access import AccessPolicy, Segment, gate
 from supervisor.core.network.by_identity import ByIdentity
@@ -66,6 +67,27 @@ class Carry:
     real: IPNetwork  # what it is at the far side (differs with a 1:1 mapping)
 
 
+class Offer(enum.StrEnum):
+    """What routers are told of a destination."""
+
+    CARRIES = "carries"  # it works, and they send new flows here
+    WORKS = "works"
+    STANDS_BY = "stands by"  # it works, and is not trusted yet, or is doubted
+    DRAINS = "drains"  # it takes no new flows
+    LAST = "last"  # it does not work here, and is announced in case that it works nowhere
+
+
+class Announced(NamedTuple):
+    """A destination that a BGP speaker of this host tells the routers of (`core.fleet.announcements`)."""
+
+    network: IPNetwork  # as staff address it
+    tunnel: str  # that carries it
+    lane: int  # through which it is carried
+    metric: int  # of the route that the speaker reads: the lower, the better
+    since: float  # monotonic seconds at which it got this metric
+    offer: Offer
+
+
 @dataclass(frozen=True, slots=True)
 class MemberLane:
     """How connections that another member of the fleet knows get to it: lane = fwmark = ct mark = routing
@@ -102,6 +124,8 @@ class NetworkPlan:
     gates: tuple[AccessPolicy, ...] = ()  # of the tunnels that limit who may enter
     accounting: bool = False  # connection tracking counts the bytes of each flow and notes when it began
     directory: DestinationIndex | None = None  # which tunnels reach which destinations
+    announced: tuple[Announced, ...] = ()  # one and the same object while nothing changes
+    announced_in: int | None = None  # the table for that; None: nothing ever is announced
     denied: tuple[IPAddress, ...] = ()  # sources that are let in nowhere, and whose flows end
     members: tuple[MemberLane, ...] = ()
     handed_over: tuple[HandedOver, ...] = ()
@@ -216,6 +240,12 @@ def next_refusal(snapshot: Snapshot) -> float | None:
     return min(pausing, default=None)
 
 
+def next_closing(snapshot: Snapshot) -> float | None:
+    """The monotonic moment at which a tunnel that drains begins to refuse new flows; None: there is none."""
+    drains = (state.drain for _, state in snapshot.tunnels.values() if state.drain is not None)
+    return min((each.not_before for each in drains if each.not_before > snapshot.now), default=None)
+
+
 def _manner(tunnel: Tunnel, state: TunnelState, now: float) -> Manner:
     """A tunnel that was asked to be down, waits for a human or did not work for a while is declared down."""
     if well(tunnel, state):
@@ -236,11 +266,16 @@ def _lanes(tunnel: Tunnel, state: TunnelState, first: int, share: int | None, no
     """The lane of the active slot, and that of the standby if there is one."""
     manner = _manner(tunnel, state, now)
     active = _lane(tunnel, state.session, first, share, manner, up=state.phase is Phase.UP)
-    lanes = [replace(active, draining=True) if state.drain is not None else active]
+    lanes = [replace(active, draining=True) if _refuses(state, now) else active]
     if (standby := state.standby) is not None:
         lane = _lane(tunnel, standby.session, first, share, manner, up=standby.phase is Phase.UP)
         lanes.append(replace(lane, draining=True) if standby.drain is not None else lane)
     return lanes
+
+
+def _refuses(state: TunnelState, now: float) -> bool:
+    """It takes no new flow, and whoever could send one elsewhere has been told."""
+    return state.drain is not None and state.drain.not_before <= now
 
 
 def _lane(

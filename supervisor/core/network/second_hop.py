@@ -36,7 +36,7 @@ LEAST_MTU = 1280  # bytes, of such an interface: what IPv6 demands
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class OtherMember:
     """Another member of the fleet, as configured."""
 
     name: str
@@ -87,7 +87,7 @@ def member_numbers(names: Iterable[str]) -> dict[str, int]:
     return numbers
 
 
-def member_lanes(members: tuple[Member, ...], answering: frozenset[str]) -> tuple[MemberLane, ...]:
+def member_lanes(members: tuple[OtherMember, ...], answering: frozenset[str]) -> tuple[MemberLane, ...]:
     """A lane for each member; `answering`: those that answer through theirs."""
     numbers = member_numbers(member.name for member in members)
     return tuple(

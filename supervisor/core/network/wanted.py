@@ -25,7 +25,16 @@ from supervisor.core.network.layout import (
     Layout,
     Route,
 )
-from supervisor.core.network.plan import Carry, HandedOver, Lane, Manner, MemberLane, NetworkPlan
+from supervisor.core.network.plan import (
+    Announced,
+    Carry,
+    HandedOver,
+    Lane,
+    Manner,
+    MemberLane,
+    NetworkPlan,
+    Offer,
+)
 from supervisor.core.network.rules import RETURN_TABLE, Rule, leading, returning
 from supervisor.core.network.second_hop import NEXT_HOP
 from tunnels.networks import IPAddress, IPNetwork
@@ -42,6 +51,9 @@ def wanted(plan: NetworkPlan, host: HostFeatures) -> Layout:
         _of_gates(plan.staff, plan.segments, plan.gates),
         Layout(elements=frozenset(_networks("denied", map(ip_network, plan.denied)))),
     ]
+    if plan.announced_in is not None:
+        announced = ByIdentity(plan.announced)
+        parts.append(_of_announced(plan.announced_in, announced, _ways(plan, host), host.versions))
     parts += [_of_lane(lane, host.devices.get(lane.device or "lo"), host.versions) for lane in plan.lanes]
     parts += [_of_member(lane, host) for lane in plan.members]
     parts.append(_of_handed_over(ByIdentity(plan.handed_over)))
@@ -102,6 +114,55 @@ def _of_gates(
     staff: tuple[IPNetwork, ...], segments: tuple[Segment, ...], gates: tuple[AccessPolicy, ...]
 ) -> Layout:
     return Layout(elements=frozenset(_gate_elements(staff, segments, gates)))
+
+
+class _Way(NamedTuple):
+    """A lane that is open now."""
+
+    lane: int
+    device: str | None  # None: a proxy
+    versions: tuple[int, ...]  # of IP
+
+
+def _ways(plan: NetworkPlan, host: HostFeatures) -> tuple[_Way, ...]:
+    open_lanes = ((lane, tuple(open_routes(lane, host))) for lane in plan.lanes)
+    return tuple(
+        [
+            _Way(lane.number, lane.device, tuple([route.network.version for route in routes]))
+            for lane, routes in open_lanes
+            if routes
+        ]
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _of_announced(
+    table: int,
+    announced: ByIdentity[tuple[Announced, ...]],
+    ways: tuple[_Way, ...],
+    versions: tuple[int, ...],
+) -> Layout:
+    """A route that names the interface goes with it, whether or not we are there to take it away."""
+    known = {way.lane: way for way in ways}
+    return Layout(
+        frozenset(
+            [
+                route
+                for each in announced.value
+                if each.network.version in versions
+                and (route := _announcement(table, each, known.get(each.lane))) is not None
+            ]
+        )
+    )
+
+
+def _announcement(table: int, announced: Announced, way: _Way | None) -> Route | None:
+    place = announced.network, table, announced.metric
+    if announced.offer is Offer.LAST:
+        return Route(*place, "blackhole")
+    if way is None or announced.network.version not in way.versions:
+        return None
+    return Route(*place, "blackhole") if way.device is None else Route(*place, "unicast", way.device)
 
 
 @functools.lru_cache(maxsize=8192)

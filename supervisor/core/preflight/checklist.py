@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from supervisor.core.preflight import addresses, client_files, firewalls, host, inputs, routing, service
+from supervisor.core.preflight import (
+    addresses,
+    announcing,
+    client_files,
+    firewalls,
+    host,
+    inputs,
+    routing,
+    service,
+)
 from supervisor.core.preflight.facts import HostFacts
 from supervisor.core.preflight.finding import Finding
 
@@ -30,6 +39,7 @@ _CHECKS = (
     addresses.endpoints,
     addresses.addresses,
     addresses.cloud,
+    announcing.announcements,
 )
 
 

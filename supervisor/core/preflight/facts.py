@@ -112,6 +112,7 @@ class TableRoute:
     network: IPNetwork
     kind: str  # unicast, local, broadcast, blackhole, throw, ...
     device: str = ""
+    protocol: int = field(default=0, compare=False)  # whose it is (rtnetlink(7), rtm_protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +264,30 @@ class ClientFileRemark:
 
 
 @dataclass(frozen=True, slots=True)
+class BgpSession:
+    """A BGP session of BIRD."""
+
+    name: str  # of the protocol
+    version: int  # of IP
+    established: bool
+    text: str  # its state in BIRD's words
+    bfd: bool | None = None  # it is up; None: there is none
+    exported: frozenset[IPNetwork] = frozenset()  # what its router is told
+
+
+@dataclass(frozen=True, slots=True)
+class BirdFacts:
+    """The table that is announced, and what BIRD makes of it."""
+
+    standing: tuple[TableRoute, ...] = ()  # ours
+    foreign: tuple[TableRoute, ...] = ()  # those of others
+    error: str | None = None  # why it does not answer
+    learned: frozenset[IPNetwork] = frozenset()  # that it has read from there
+    sessions: tuple[BgpSession, ...] = ()
+    missing: str = ""  # why it cannot be asked
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """Everything."""
 
@@ -293,5 +318,6 @@ class HostFacts:
     full: tuple[tuple[str, str], ...] = ()
     listeners: tuple[ForeignListener, ...] = ()
     service: Service = field(default_factory=Service)
+    bird: BirdFacts | None = None  # None: nothing is announced
     daemon: DaemonFacts = field(default_factory=DaemonFacts)
     cloud: str | None = None  # the maker of the virtual machine, as the firmware names it

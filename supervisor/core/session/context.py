@@ -27,6 +27,8 @@ class StepContext:
         LockView | None
     )  # of an exclusive tunnel's account: without it no client starts; None: it needs none
     utc_offset: float  # seconds that turn a monotonic moment into local time
+    # Seconds from the announcement that a tunnel takes no new flows to its planned end; 0: nobody is told.
+    notice: float
 
 
 @dataclass(frozen=True, slots=True)

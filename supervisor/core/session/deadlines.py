@@ -51,7 +51,7 @@ def _of(state: TunnelState) -> Iterator[float]:
             if one.deadline is not None:
                 yield one.deadline
             if one.drain is not None:
-                yield one.drain.until
+                yield one.drain.due
     if state.planned is not None:
         yield state.planned
 
@@ -71,5 +71,5 @@ def _reached(
 ) -> Iterator[ev.Event]:
     if one.deadline is not None and one.deadline <= now:
         yield ev.Tick(name, number)
-    if one.drain is not None and one.drain.until <= now:
+    if one.drain is not None and one.drain.due <= now:
         yield ev.Asked(name, about, one.drain.reason)

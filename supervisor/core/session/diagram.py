@@ -55,6 +55,7 @@ def diagram() -> str:
         doubted=False,
         lock=None,
         utc_offset=0.0,
+        notice=0.0,
     )
     for phase in Phase:
         for state in _states(phase):

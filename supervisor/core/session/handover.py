@@ -43,6 +43,8 @@ HOPELESS_SECONDS = (
     3600.0  # the same after a failure that another attempt makes worse, or that takes an operator
 )
 PROBE_INTERVAL_SECONDS = 1.0  # at most, while it is to be learned whether two sessions can live
+WATCHFUL_SECONDS = 2.0  # between two rounds, at most, where a suspicion moves flows
+USUAL_INTERVAL_SECONDS = 5.0  # of `probe.interval`; a longer one is somebody's choice
 PROVEN_SECONDS = 3.0  # a replaced session that still answers after this time was not ended by its successor
 KICKED_WITHIN_SECONDS = 30.0  # in which a session shows that its successor has ended it
 LAST_CALL_SECONDS = (
@@ -358,6 +360,15 @@ def _soon_answered(active: SessionState | None) -> bool:
         return False
     rtt = active.liveness.last_rtt
     return rtt is not None and rtt < PROBE_INTERVAL_SECONDS / 4
+
+
+def watchful(probe: Probe) -> Probe:
+    """How a session is probed whose flows can go elsewhere: a fault that comes right after a round is seen in
+    seconds. Who has chosen long intervals keeps them.
+    """
+    if not WATCHFUL_SECONDS < probe.interval <= USUAL_INTERVAL_SECONDS:
+        return probe
+    return replace(probe, interval=WATCHFUL_SECONDS)
 
 
 def beside(probe: Probe, state: TunnelState) -> Probe:

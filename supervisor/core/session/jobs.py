@@ -22,3 +22,4 @@ class ProbeJob:
     mark: int  # the lane (lane = fwmark = ct mark = routing table)
     inside: str | None = None  # target on the remote gateway itself, for a proxy
     destinations: tuple[IPNetwork, ...] = ()  # of the tunnel, as the remote site addresses them
+    suspicious: bool = False  # a suspicion moves its flows, so one is looked for

@@ -42,6 +42,7 @@ _SHOWN: Mapping[Proof, str] = MappingProxyType(
         Proof.ANSWERED: "its far end answers",
         Proof.RECEIVED: "packets come out of it",
         Proof.PROTOCOL: "the gateway's own packets come",
+        Proof.REPEATED: "a target answers now and then",
         Proof.TRAFFIC: "packets come back to staff",
         Proof.AGREED: "the gateway answers the client's own packets",
     }
@@ -88,7 +89,13 @@ def missed(liveness: Liveness, evidence: Proof | None, now: float) -> Liveness:
 def forgotten(liveness: Liveness) -> Liveness:
     """The missed rounds do not count any more."""
     return replace(
-        liveness, misses=0, rounds_without_traffic=0, rounds_without_reply=0, missed_since=None, signs=None
+        liveness,
+        misses=0,
+        rounds_without_traffic=0,
+        rounds_without_reply=0,
+        missed_since=None,
+        signs=None,
+        suspected=None,
     )
 
 

@@ -257,8 +257,10 @@ def _probed(c: StepContext, session: SessionState, event: ev.Probed) -> SessionS
     if event.rtt is not None:
         well = proven(c.tunnel, session, event.rtt, c.now)
         return SessionStep(rated(c.tunnel, well, event.rtt, c.now))
-    if event.proof is Proof.TRAFFIC:
-        return SessionStep(proven(c.tunnel, session, session.liveness.last_rtt, c.now))
+    if event.proof in (Proof.TRAFFIC, Proof.REPEATED):
+        well = proven(c.tunnel, session, session.liveness.last_rtt, c.now)
+        lost = event.proof is Proof.REPEATED
+        return SessionStep(rated(c.tunnel, well, None, c.now) if lost else well)
     evidence = shown(c, session, event.proof)
     session = replace(session, liveness=missed(session.liveness, evidence, c.now))
     asks = (ev.AskSignOfLife(c.tunnel.name, session.session.number),) if c.kind.ask_sign_of_life else ()
@@ -308,6 +310,14 @@ def _found_silent(c: StepContext, session: SessionState) -> SessionState:
     hearsay = liveness.gave_up_on_hearsay or liveness.rounds_without_traffic == 0
     failed = _failed(c, session, Reason.UNHEALTHY, f"no probe target answered in {liveness.misses} rounds")
     return replace(failed, liveness=replace(liveness, gave_up_on_hearsay=hearsay))
+
+
+def _suspected(c: StepContext, session: SessionState, event: ev.Suspected) -> SessionStep:
+    """A suspicion moves new flows; it ends no session."""
+    known = session.liveness
+    if known.suspected is not None:
+        return SessionStep(session)
+    return SessionStep(replace(session, liveness=replace(known, suspected=c.now)))
 
 
 def _uplink_back(c: StepContext, session: SessionState, event: ev.UplinkBack) -> SessionStep:
@@ -371,6 +381,7 @@ TABLE: Mapping[tuple[Phase, type[ev.Event]], Handler] = MappingProxyType(
         (Phase.UP, ev.SourceLost): _source_lost,
         (Phase.UP, ev.AddressConflict): _address_conflict,
         (Phase.UP, ev.PathMtu): _path_mtu,
+        (Phase.UP, ev.Suspected): _suspected,
         (Phase.UP, ev.UplinkBack): _uplink_back,
         (Phase.UP, ev.Tick): _stable_deadline,
         (Phase.STOPPING, ev.ClientSaid): _said_while_stopping,

@@ -248,4 +248,4 @@ def _drain(drain: Drain | None, memory: PreviousRun, *, held: bool) -> Drain | N
     """
     if drain is None or drain.reason is not Reason.SHUTDOWN or memory.ends_by is not None:
         return drain
-    return Drain(Reason.STOPPED, drain.until) if held else None
+    return Drain(Reason.STOPPED, drain.until, not_before=drain.not_before) if held else None

@@ -15,7 +15,7 @@ from supervisor.core.session.lifetime import due, lengthened
 from supervisor.core.session.machine import TABLE
 from supervisor.core.session.silence import silence_followed
 from supervisor.core.session.tunnel_machine import IDLE, RUNNING
-from supervisor.core.state import Known, Phase, TunnelState, well
+from supervisor.core.state import Known, Phase, TunnelState, sound, well
 
 # The pairs of phase and event that can change something. All others are ignored.
 HANDLED = frozenset(
@@ -47,6 +47,10 @@ def step(c: StepContext, state: TunnelState, event: ev.Event) -> Step:
         after = replace(after, known=known)
     if well(c.tunnel, after) != well(c.tunnel, state):
         after = replace(after, well_since=c.now)
+    if sound(c.tunnel, after) != sound(c.tunnel, state):
+        after = replace(after, sound_since=c.now, chosen_since=None)
+    if after.chosen_since is not None and after.drain is not None:
+        after = replace(after, chosen_since=None)
     after = _planned(c, state, after)
     return result if after is result.tunnel else replace(result, tunnel=after)
 

@@ -186,6 +186,8 @@ def public(state: TunnelState) -> tuple[object, ...]:
         state.retry.proven,
         state.known,
         state.planned,
+        state.sound_since,
+        state.chosen_since,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from supervisor.core import events as ev
 from supervisor.core.session.context import Step, StepContext
+from supervisor.core.session.draining import drained, flows_left, untold
 from supervisor.core.session.escalation import escalate
 from supervisor.core.session.liveness import LOCAL
 from supervisor.core.session.lock_loss import lock_lost
@@ -32,7 +33,6 @@ from supervisor.core.session.retry import (
     unreached_pause,
 )
 from supervisor.core.state import (
-    Drain,
     Failure,
     Idle,
     Liveness,
@@ -44,6 +44,7 @@ from supervisor.core.state import (
     SessionState,
     TunnelState,
     Want,
+    sound,
 )
 from tunnels.base import Reason
 
@@ -99,7 +100,9 @@ def _ask_idle(c: StepContext, state: TunnelState, event: ev.Asked) -> Step:
     """Nothing runs: it is done at once, except that flows may wait for the tunnel to come back."""
     if event.reason in DOWN:
         waits = event.until is not None and state.phase is Phase.BACKOFF
-        return _drain(state, event) if waits else _stopped(c, replace(state, want=Want.DOWN), event.reason)
+        return (
+            drained(c, state, event) if waits else _stopped(c, replace(state, want=Want.DOWN), event.reason)
+        )
     state = replace(state, want=Want.UP, drain=None, retry=from_nothing(state.retry))
     return begin(c, state, event.reason)
 
@@ -107,9 +110,13 @@ def _ask_idle(c: StepContext, state: TunnelState, event: ev.Asked) -> Step:
 def _ask_running(c: StepContext, state: TunnelState, active: SessionState, event: ev.Asked) -> Step:
     """A client runs: a start is fulfilled already, anything else ends the client first."""
     if active.phase is Phase.STOPPING:
-        return _ask_stopping(state, active, event)
+        return _ask_stopping(c, state, active, event)
     if event.reason in DOWN:
-        return _drain(state, event) if event.until is not None else _unwanted(c, state, active, event.reason)
+        if event.until is None and untold(c, state, active):
+            event = replace(event, until=c.now + c.notice)
+        return (
+            drained(c, state, event) if event.until is not None else _unwanted(c, state, active, event.reason)
+        )
     state = replace(state, want=Want.UP, drain=None)
     if event.reason in (Reason.RESTARTED, Reason.RECONFIGURED):
         state = replace(state, retry=from_nothing(state.retry))
@@ -117,18 +124,12 @@ def _ask_running(c: StepContext, state: TunnelState, active: SessionState, event
     return Step(state)
 
 
-def _ask_stopping(state: TunnelState, active: SessionState, event: ev.Asked) -> Step:
+def _ask_stopping(c: StepContext, state: TunnelState, active: SessionState, event: ev.Asked) -> Step:
     """The client ends anyhow; only what follows may change."""
     if event.until is not None:
-        return Step(state) if state.want is Want.DOWN else _drain(state, event)
+        return Step(state) if state.want is Want.DOWN else drained(c, state, event)
     want = Want.DOWN if event.reason in DOWN else Want.UP
     return Step(replace(state, want=want, drain=None, active=replace(active, reason=event.reason)))
-
-
-def _drain(state: TunnelState, event: ev.Asked) -> Step:
-    """It goes on as it is, reconnects included, until its flows are over."""
-    assert event.until is not None
-    return Step(replace(state, drain=Drain(event.reason, event.until)))
 
 
 def _unwanted(c: StepContext, state: TunnelState, active: SessionState, reason: Reason) -> Step:
@@ -138,21 +139,15 @@ def _unwanted(c: StepContext, state: TunnelState, active: SessionState, reason: 
 
 def _flows_counted(c: StepContext, state: TunnelState, active: SessionState, event: ev.FlowsCounted) -> Step:
     """Without flows a tunnel that drains is simply unwanted."""
-    if state.drain is None or event.left:
-        return _flows_left(state, event)
+    if state.drain is None or event.left or c.now < state.drain.not_before:
+        return flows_left(state, event)
     return _ask_running(c, state, active, ev.Asked(c.tunnel.name, reason=state.drain.reason))
 
 
 def _flows_counted_idle(c: StepContext, state: TunnelState, event: ev.FlowsCounted) -> Step:
     if state.drain is None or event.left:
-        return _flows_left(state, event)
+        return flows_left(state, event)
     return _ask_idle(c, state, ev.Asked(c.tunnel.name, reason=state.drain.reason))
-
-
-def _flows_left(state: TunnelState, event: ev.FlowsCounted) -> Step:
-    if state.drain is None:
-        return Step(state)
-    return Step(replace(state, drain=replace(state.drain, left=event.left, idle=event.idle)))
 
 
 def _inputs_changed_idle(c: StepContext, state: TunnelState, event: ev.InputsChanged) -> Step:
@@ -209,6 +204,12 @@ def _endpoint_seen_waiting(c: StepContext, state: TunnelState, event: ev.Endpoin
     if curable and c.now - state.since >= CURABLE_SECONDS[0]:
         return begin(c, seen, Reason.RETRY)
     return Step(_soon(c, seen) if state.retry.unreached > 0 else seen)
+
+
+def _flows_entered(c: StepContext, state: TunnelState, active: SessionState, event: ev.FlowsEntered) -> Step:
+    """The routers send new flows here."""
+    takes = state.drain is None and state.chosen_since is None and sound(c.tunnel, active)
+    return Step(replace(state, chosen_since=c.now) if takes else state)
 
 
 def _endpoint_seen_running(
@@ -439,5 +440,6 @@ RUNNING: Mapping[type[ev.Event], RunningHandler] = MappingProxyType(
         ev.LockChanged: _lock_changed,
         ev.FlowsCounted: _flows_counted,
         ev.EndpointSeen: _endpoint_seen_running,
+        ev.FlowsEntered: _flows_entered,
     }
 )

@@ -59,6 +59,7 @@ class TunnelSet:
     draining: bool = False
     gone: frozenset[str] = frozenset()  # other members of the fleet that do not answer
     locks: Mapping[str, LockView] = field(default_factory=dict)  # what is known, by tunnel
+    notice: float = 0.0  # see `StepContext`
 
     @property
     def tunnels(self) -> dict[str, Tunnel]:
@@ -152,6 +153,7 @@ def _of_tunnel(
         tunnel_set.uplink.doubted,
         _lock(tunnel_set, tunnel),
         utc_offset,
+        tunnel_set.notice,
     )
     result = step(context, before, event)
     moved = transitions(context, before, result, tunnel_set.uplink)

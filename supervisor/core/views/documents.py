@@ -123,6 +123,15 @@ class LockEntry(TypedDict):
     """What the tunnel waits for; null: it holds the lock."""
 
 
+class AnnouncedEntry(TypedDict):
+    """A destination that routers are told of (`fleet.announce.bgp`)."""
+
+    destination: str
+    metric: int
+    """The lower, the better; 5000: it drains, 9000: it does not work here."""
+    since: Timestamp
+
+
 class TunnelStatus(TypedDict):
     """One tunnel now."""
 
@@ -142,6 +151,8 @@ class TunnelStatus(TypedDict):
     """Configured networks, as staff address them."""
     carries: list[str]
     """Those of them that are routed through this tunnel now."""
+    announced: list[AnnouncedEntry]
+    """Those that it carries and that routers are told of."""
     drain: DrainEntry | None
     reason: str
     """Of the last change of phase or health."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from supervisor.core.conditions import Condition
 from supervisor.core.humanize import iso
 from supervisor.core.lock_view import LockView
-from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.network.plan import Announced, NetworkPlan
 from supervisor.core.session.lifetime import learned
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.session.probe_targets import answers, destination_of
@@ -17,6 +17,7 @@ from supervisor.core.session.retry import not_retried
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Asking, Drain, Phase, Session, TunnelState, Want, well
 from supervisor.core.views.documents import (
+    AnnouncedEntry,
     DrainEntry,
     EndEntry,
     LockEntry,
@@ -60,6 +61,9 @@ def status_document(
     for carry in plan.carries:
         if carry.lane in owners:
             carried.setdefault(owners[carry.lane], []).append(str(carry.network))
+    announced: dict[str, list[AnnouncedEntry]] = {}
+    for each in plan.announced:
+        announced.setdefault(each.tunnel, []).append(_announced(who, each))
     return {
         "facilitator": who.facilitator,
         "version": who.version,
@@ -74,7 +78,7 @@ def status_document(
             for name, each in conditions.items()
         ],
         "tunnels": [
-            _tunnel(who, tunnel, state, carried.get(name, []), snapshot)
+            _tunnel(who, tunnel, state, carried.get(name, []), announced.get(name, []), snapshot)
             for name, (tunnel, state) in sorted(snapshot.tunnels.items())
         ],
     }
@@ -90,8 +94,18 @@ def plan_document(plan: NetworkPlan, wanted: Sequence[str], changes: Sequence[st
     }
 
 
+def _announced(who: DaemonIdentity, announced: Announced) -> AnnouncedEntry:
+    since = iso(who.wall_offset + announced.since)
+    return {"destination": str(announced.network), "metric": announced.metric, "since": since}
+
+
 def _tunnel(
-    who: DaemonIdentity, tunnel: Tunnel, state: TunnelState, carries: list[str], snapshot: Snapshot
+    who: DaemonIdentity,
+    tunnel: Tunnel,
+    state: TunnelState,
+    carries: list[str],
+    announced: list[AnnouncedEntry],
+    snapshot: Snapshot,
 ) -> TunnelStatus:
     leg = dead_leg(tunnel, state, snapshot.uplink)
     failure = state.failure if well(tunnel, state) else state.present_failure
@@ -108,6 +122,7 @@ def _tunnel(
         "endpoint": state.endpoint.value,
         "destinations": [str(d.staff_side) for d in tunnel.destinations],
         "carries": carries,
+        "announced": announced,
         "drain": _drain(who, state.drain),
         "reason": state.reason.value,
         "since": iso(who.wall_offset + state.since),

@@ -158,6 +158,7 @@ def _table(version: int, table: int) -> Iterator[TableRoute]:
                         _network(version, values.get(1), body[1]),
                         _KINDS.get(body[7], "other"),
                         _device(values.get(4)),
+                        body[5],
                     )
     except FileNotFoundError:  # there is no such table
         return

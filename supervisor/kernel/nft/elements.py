@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from common.netlink import NESTED, aligned, attribute, attributes
 from supervisor.core.network.intervals import Interval, Range
 from supervisor.core.network.layout import Element, Part
-from supervisor.kernel.nft.ruleset import ADDRESS, PORT, PROTOCOL, NftType, Set
+from supervisor.kernel.nft.sets import ADDRESS, PORT, PROTOCOL, NftType, Set
 
 _LIST_ELEMENT, _KEY, _DATA, _FLAGS, _TIMEOUT, _EXPRESSION, _KEY_END = 1, 1, 2, 3, 4, 7, 10
 _VALUE = 1  # NFTA_DATA_VALUE

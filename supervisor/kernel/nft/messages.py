@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 from common.netlink import ACK, APPEND, CREATE, NESTED, NetlinkRequest, attribute, text_attribute
 from supervisor.kernel.nft.expressions import Expression
-from supervisor.kernel.nft.ruleset import TABLE, Chain, Ruleset, Set
+from supervisor.kernel.nft.ruleset import TABLE, Chain, Ruleset
+from supervisor.kernel.nft.sets import Set
 
 INET, IPV4, IPV6 = 1, 2, 10  # NFPROTO_*
 OWNER, PERSIST = 2, 4  # NFT_TABLE_F_*; never the first without the second: the table would vanish with us

@@ -25,7 +25,8 @@ from supervisor.kernel.netlink.socket import AsyncNetlink
 from supervisor.kernel.nft import expressions as ex
 from supervisor.kernel.nft import messages as nft
 from supervisor.kernel.nft.elements import pack
-from supervisor.kernel.nft.ruleset import ADDRESS, PORT, TABLE, Chain, Set
+from supervisor.kernel.nft.ruleset import TABLE, Chain
+from supervisor.kernel.nft.sets import ADDRESS, PORT, Set
 
 RETRANSMISSION_TABLE = f"{TABLE}-tcp"
 COPY_MARK = 0x464D4350  # of copies, which never leave this host

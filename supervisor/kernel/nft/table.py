@@ -29,7 +29,8 @@ from supervisor.kernel.netlink.socket import AsyncNetlink
 from supervisor.kernel.nft import messages as nft
 from supervisor.kernel.nft.elements import pack, pack_for, unpack
 from supervisor.kernel.nft.messages import OWNER, PERSIST, elements_of, nft_request
-from supervisor.kernel.nft.ruleset import PERMITTED, TABLE, Ruleset, Set
+from supervisor.kernel.nft.ruleset import TABLE, Ruleset
+from supervisor.kernel.nft.sets import PERMITTED, Set
 from supervisor.kernel.offload import run_offloaded
 
 _BUFFER_BYTES = 8 << 20  # a transaction is one datagram

@@ -80,6 +80,7 @@ class Metrics:
     def _others(self, snapshot: Snapshot) -> Iterator[Metric]:
         yield InfoMetricFamily(f"{PREFIX}_build", "Version of the daemon.", value={"version": self._version})
         yield from self._of_daemon(snapshot)
+        yield from self._of_fleet()
         yield from self._of_pagerduty(self._sources.pagerduty())
         yield from self._process.collect()
 
@@ -144,6 +145,20 @@ class Metrics:
             yield _gauges(
                 "fleet_lease_held", "1 if this member holds the lock of the account.", "account", locks[1]
             )
+
+    def _of_fleet(self) -> Iterator[Metric]:
+        announced = self._sources.announced()
+        if announced is None:
+            return
+        family = GaugeMetricFamily(
+            f"{PREFIX}_fleet_announced",
+            "Metric with which routers are told of the destination: 5000 while it drains, 9000 while it does not "
+            "work here; 0: they are not told.",
+            labels=("destination",),
+        )
+        for destination, metric in announced.items():
+            family.add_metric((destination,), metric)
+        yield family
 
     def _of_pagerduty(self, status: OutboxStatus | None) -> Iterator[Metric]:
         if status is None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from common.constraints import CheckedBy, NotEmpty
+from common.settings import setting
 from tunnels.base import (
     Carrier,
     Connected,
@@ -31,7 +32,6 @@ from tunnels.base import (
 )
 from tunnels.failure_patterns import table
 from tunnels.regex import MAX_MATCHED_CHARS, check_sizes, compiled
-from tunnels.settings import setting
 from tunnels.targets import parse_target
 
 # --- patterns

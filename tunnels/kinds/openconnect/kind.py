@@ -14,10 +14,10 @@ from typing import Annotated, Literal
 from urllib.parse import quote
 
 from common.constraints import CheckedBy, Matching, NotEmpty
+from common.settings import setting
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, Secret, Tunnel
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, LOGOUT, RENEW, ProgramDialogue
 from tunnels.failure_patterns import table
-from tunnels.settings import setting
 
 _SERVER = re.compile(
     r"(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII

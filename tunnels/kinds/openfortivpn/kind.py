@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from common.constraints import CheckedBy
+from common.settings import setting
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, RequiredFile, Tunnel
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
-from tunnels.settings import setting
 
 INSTEAD = "kind: openconnect with protocol: fortinet reaches the same servers without PPP"
 PPP, PPPD = "/dev/ppp", "/usr/sbin/pppd"

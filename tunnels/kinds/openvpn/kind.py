@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from common.settings import setting
 from tunnels.base import KEY, Carrier, FileFinding, Input, Kind, Launch, Placement, Say, Tunnel
 from tunnels.kinds.openvpn.judging import left_out
 from tunnels.kinds.openvpn.login import LoginIdentity
@@ -22,7 +23,6 @@ from tunnels.kinds.openvpn.options import SECRETS
 from tunnels.kinds.openvpn.profile import OpenVPNProfile, read_profile
 from tunnels.kinds.openvpn.syntax import Directive
 from tunnels.profiles import ProfileError, of_file, referenced_file
-from tunnels.settings import setting
 
 CONNECT_SECONDS = 10  # for one server to answer at all
 HANDSHAKE_SECONDS = 20  # for the TLS handshake with it, and until it has pushed its settings

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 from common.constraints import CheckedBy, Whole
+from common.settings import setting
 from tunnels.base import (
     Carrier,
     Connected,
@@ -40,7 +41,6 @@ from tunnels.kinds.sshuttle.keys import UserCertificate, read_certificate, read_
 from tunnels.kinds.sshuttle.known_hosts import knows, read_known_hosts
 from tunnels.kinds.sshuttle.limits import NOT_FULL, WORKER_CONNECTIONS_PER_SOURCE
 from tunnels.profiles import of_file
-from tunnels.settings import setting
 
 PROGRAM = Path(__file__).with_name("driver.py")
 

@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from common.settings import setting
 from tunnels.base import KEY, Carrier, FileFinding, Input, Kind, Launch, Placement, Reason, Secret, Tunnel
 from tunnels.driver_dialogue import ASK_SIGN_OF_LIFE, INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
 from tunnels.kinds.strongswan.config import Swanctl, not_asked_for, read_swanctl
 from tunnels.profiles import PREFIX, folder, of_file, referenced_file
-from tunnels.settings import setting
 
 # Of keys and certificates, beside a swanctl.conf. Of each of these swanctl loads every file.
 PRIVATE_FOLDERS = frozenset({"bliss", "ecdsa", "pkcs12", "pkcs8", "private", "rsa"})  # of keys

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from common.settings import setting
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, Secret, Tunnel
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
 from tunnels.profile_text import text_of
 from tunnels.profiles import EmptySecret, ProfileError, Value, of_file, referenced_file
 from tunnels.recognition import ProfileFormat
-from tunnels.settings import setting
 
 # dead peer detection after so much silence; the least that vpnc accepts
 DPD_SECONDS = 10

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from common.settings import setting
 from tunnels.base import KEY, Carrier, FileFinding, Input, Kind, Launch, Placement, Reason, Tunnel
 from tunnels.driver_dialogue import ASK_SIGN_OF_LIFE, INTERFACE_SETTINGS, RENEW, ProgramDialogue
 from tunnels.failure_patterns import table
 from tunnels.kinds.wireguard.config import WireGuardProfile, read_profile
 from tunnels.kinds.wireguard.cryptokey_routing import owners
 from tunnels.profiles import ProfileError, of_file
-from tunnels.settings import setting
 
 MTU_BYTES = 1420  # fits into a path of 1500, also if the peer is reached over IPv6
 SOCKETS = Path("/run/wireguard")  # wireguard-go insists on a file for each interface here

@@ -1,0 +1,84 @@
+"""A fleet without a lock engine: members are asked by their own HTTP servers, with mutual TLS."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.tls import ServerTls
+from supervisor.app.fleet.lock_engine import member_apis
+from supervisor.config.fleet import ClientTls, FleetMember, FleetSettings
+from supervisor.control.api import HTTPApi
+from supervisor.control.sockets import Servers
+from supervisor.core.fleet.member_status import MemberStanding, MemberStatus, MemberTunnel
+from tests.control.certificates import ControlAuthority
+from tests.control.test_api import FakeDaemon
+from tests.page.sample_pages import down, tunnel
+
+
+class AskedMember(FakeDaemon):
+    """A member with something of everything."""
+
+    def status(self) -> dict[str, Any]:
+        tunnels = [
+            tunnel("acme-dc"),
+            tunnel("borealis", drain={"flows_left": 2}),
+            down("cascade"),
+            tunnel("zephyr", phase="stopped", want="down"),
+        ]
+        return {"facilitator": "vpn2", "version": "0.1.0", "draining": False, "tunnels": tunnels}
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[tuple[ControlAuthority, str]]:
+    authority, servers = ControlAuthority(tmp_path), Servers()
+    tls = ServerTls(*authority.sign("CN=vpn2", "server"), authority.file)
+    await servers.listen_tcp(HTTPApi(AskedMember()).public(tls.refusal), "127.0.0.1", 0, tls.context)
+    await servers.serve()
+    yield authority, f"https://127.0.0.1:{servers.addresses()[-1][1]}"
+    await servers.close()
+
+
+def fleet(url: str, tls: ClientTls) -> FleetSettings:
+    """Four members: one that answers, one at whose port nobody listens, one without an address, and ours."""
+    apis = {"vpn2": url, "vpn3": "https://127.0.0.1:1", "vpn4": None, "vpn1": "https://127.0.0.1:2"}
+    members = {
+        name: FleetMember(address=ip_address(f"192.0.2.{at}"), api=api)
+        for at, (name, api) in enumerate(apis.items(), 1)
+    }
+    return FleetSettings(name="emea", members=members, tls=tls)
+
+
+async def test_members_answer_by_their_own_servers(server: tuple[ControlAuthority, str]) -> None:
+    authority, url = server
+    certificate, key = authority.sign("CN=vpn1", "client")
+    sight = await member_apis(
+        fleet(url, ClientTls(certificate=certificate, key=key, ca=authority.file)), "vpn1"
+    ).sight()
+    assert sight.statuses == {
+        "vpn2": MemberStatus(
+            "0.1.0",
+            False,
+            (
+                MemberTunnel("acme-dc", MemberStanding.READY),
+                MemberTunnel("borealis", MemberStanding.DRAINS),
+                MemberTunnel("cascade", MemberStanding.DOWN),
+                MemberTunnel("zephyr", MemberStanding.STOPPED),
+            ),
+        )
+    }
+    assert sight.unknown.keys() == {"vpn3", "vpn4"}
+    assert "Connect" in sight.unknown["vpn3"]
+    assert "no api" in sight.unknown["vpn4"]
+
+
+async def test_who_is_not_let_in_says_so(server: tuple[ControlAuthority, str]) -> None:
+    authority, url = server
+    for tls in (ClientTls(), ClientTls(ca=authority.file)):
+        sight = await member_apis(fleet(url, tls), "vpn1").sight()
+        assert sight.statuses == {}
+        assert sight.unknown["vpn2"].startswith(url)
