@@ -64,6 +64,6 @@ def compose(
         carried = {lane.number: known[lane.tunnel] for lane in plan.lanes if lane.tunnel in known}
         plan = replace(plan, members=ways, handed_over=handed_over(ways, plan.carries, carried))
     plan = replace(plan, denied=scope.denied)
-    known = (due, next_refusal(snapshot), next_closing(snapshot))
-    moments = [moment for moment in known if moment is not None]
+    times = (due, next_refusal(snapshot), next_closing(snapshot))
+    moments = [moment for moment in times if moment is not None]
     return Composed(plan, carriers, min(moments, default=None))
