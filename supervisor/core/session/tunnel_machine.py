@@ -190,7 +190,8 @@ def _quiet(c: StepContext, state: TunnelState, active: SessionState, event: ev.Q
 
 
 def _endpoint_seen(c: StepContext, state: TunnelState, event: ev.EndpointSeen) -> Step:
-    return Step(replace(state, endpoint=event.reach, endpoint_since=c.now))
+    returned = event.reach is Reach.ANSWERS and state.endpoint is Reach.SILENT
+    return Step(replace(state, endpoint=event.reach, endpoint_since=c.now, endpoint_returned=returned))
 
 
 def _endpoint_seen_waiting(c: StepContext, state: TunnelState, event: ev.EndpointSeen) -> Step:
