@@ -103,6 +103,8 @@ def _drain(story: Story, lab: FleetLab, daemons: Daemons) -> None:
         _wait_carries(lab, daemons[other(member)])
     _expect(story, f"Drain of {member.name}:", seen, lambda: seen.lost == 0 and seen.broken == 0)
     assert daemons[member].cli("fleet", "drain", member.name, "--lift").returncode == 0
+    _settle(daemons)
+    assert carrier(lab) == other(member), f"{member.name} takes back what it has handed over"
 
 
 def _kill_client(story: Story, lab: FleetLab, daemons: Daemons) -> None:
