@@ -276,8 +276,7 @@ def begin(c: StepContext, state: TunnelState, reason: Reason) -> Step:
         spent = replace(retry, turn=None, failure=_spent(c, retry))
         return _given_up(c, replace(state, retry=spent), Reason.AUTH)
     if (hindrance := c.hindrance) is not None:
-        known = state.phase is Phase.BACKOFF and state.reason is hindrance
-        since = state.since if known else c.now
+        since = state.since if (state.phase, state.reason) == (Phase.BACKOFF, hindrance) else c.now
         return Step(_waiting(state, hindrance, since, c.now + RECHECK_SECONDS[hindrance]))
     if (moment := max(c.turn, retry.login_after)) > c.now:
         state = replace(state, retry=replace(retry, turn=c.turn))
