@@ -14,6 +14,7 @@ import click
 # Command: the module in hub.cli that defines it under this name.
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
+        "doctor": "doctor",
         "profile": "profile",
         "sessions": "sessions",
         "sidecar": "sidecar",

@@ -14,6 +14,7 @@ from hub.core.sidecar.clients import AskAnswer, AskLogin
 from hub.sidecar.service import ServiceAway, ServiceLink, ServiceRefused
 
 _RETRY_SECONDS = 0.5
+_RENEWAL_SECONDS = 1.0
 
 
 class LoginAsker:
@@ -37,6 +38,8 @@ class LoginAsker:
             request = login_request(
                 self._node, run, number, question.cid, question.kid, question.facts, question.session
             )
+            if question.session:
+                return await self._at_once(request)
             return await self._patiently(lambda: self._service.login(request))
         except ValidationError:  # what the client sent cannot be asked about
             return None
@@ -55,6 +58,14 @@ class LoginAsker:
             )
             return await self._service.answer(typed)
         except (ValidationError, ServiceAway, ServiceRefused):
+            return None
+
+    async def _at_once(self, request: api.LoginRequest) -> api.LoginAnswer | None:
+        """Of a client that renews its keys: its traffic stands still until the answer."""
+        try:
+            async with asyncio.timeout(_RENEWAL_SECONDS):
+                return await self._service.login(request)
+        except (ServiceAway, ServiceRefused, TimeoutError):
             return None
 
     async def _patiently(self, ask: Callable[[], Awaitable[api.LoginAnswer]]) -> api.LoginAnswer | None:

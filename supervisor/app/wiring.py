@@ -297,7 +297,11 @@ def _reports(
         certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
         internal_errors=lambda: base.faults.counts,
         members=lambda: None if fleet is None else fleet.members_up,
-        locks=lambda: None if locks is None else (locks.answers, locks.held),
+        locks=lambda: (
+            None
+            if locks is None
+            else (locks.answers and fleet is not None and fleet.reaches_engine, locks.held)
+        ),
     )
     metrics = Metrics(version(), base.identity.wall_offset, sources)
     page_model = StatusPageModel(

@@ -15,6 +15,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hub.core.openvpn.profile import ClientProfile, profile_text
 from hub.sidecar.control import ControlFailed, ask_sidecar
@@ -70,14 +71,19 @@ class HubNode:
         assert self._sidecar.poll() is None, f"the sidecar ended: {self.log.read_text()}"
         return bool(self.status().get("connected"))
 
-    def status(self) -> dict[str, object]:
+    def status(self) -> dict[str, Any]:
         """What the sidecar says of itself; empty while it does not answer."""
         try:
             return self.ask(command="status")
         except ControlFailed:
             return {}
 
-    def ask(self, **request: object) -> dict[str, object]:
+    @property
+    def phases(self) -> dict[str, int]:
+        """How many clients are in each phase, by its name."""
+        return dict(self.status()["clients"])
+
+    def ask(self, **request: object) -> dict[str, Any]:
         """As an operator on this host."""
         return ask_sidecar(self.directory / CONTROL, request)
 
@@ -141,6 +147,7 @@ class OpenVpnNode(Server):
             reneg-sec 0
             hand-window 180
             auth-user-pass-optional
+            duplicate-cn
             management {node.management} unix
             management-client-auth
             management-hold
@@ -254,7 +261,7 @@ class HubLab:
                 self.nodes[name] = HubNode(name, number, self)
                 stack.callback(self.nodes[name].close)
             self.clients: list[StaffClient] = []
-            stack.callback(self._end_clients)
+            stack.callback(self.end_clients)
             addresses = tuple(node.service_address for node in self.nodes.values())
             self.service = LabService(self.outside, self.directory, self.service_authority, addresses)
             stack.callback(self.service.kill)
@@ -270,9 +277,11 @@ class HubLab:
         self.clients.append(client)
         return client
 
-    def _end_clients(self) -> None:
+    def end_clients(self) -> None:
+        """All clients that still run."""
         for client in self.clients:
             client.kill()
+        self.clients.clear()
 
 
 def _made(directory: Path) -> Path:

@@ -19,7 +19,7 @@ from urllib.parse import urlencode, urlsplit
 from hub.core import api, routes
 from tests.lab.pki import Authority
 from tests.lab.servers import Server
-from tests.lab.wait import PATIENCE
+from tests.lab.wait import PATIENCE, eventually
 from tests.netns import Namespace
 
 HUB = str(Path(sys.executable).with_name("facilitator-hub"))
@@ -190,7 +190,16 @@ class LoginPrompt:
 
 
 def _connected(path: Path) -> socket.socket:
+    """As soon as the client listens."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(PATIENCE)
-    connection.connect(str(path))
+
+    def connects() -> bool:
+        try:
+            connection.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
+
+    eventually(connects, 5, "the client listens")
     return connection

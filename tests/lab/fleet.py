@@ -122,7 +122,7 @@ class FleetLab(Lab):
 
     def member_configuration(self, member: LabMember, profile: str = "acme-shared.ovpn") -> Config:
         """The configuration of a member: both tunnels, the other member, and what it announces. `profile`:
-        of the OpenVPN tunnel (`shared_server` allows two sessions of one certificate).
+        of the OpenVPN tunnel (`shared_server` allows several sessions of one certificate).
         """
         config = self.configuration()
         config["facilitator"]["name"] = member.name
@@ -133,6 +133,13 @@ class FleetLab(Lab):
             "announce": {"bgp": {"table": 173, "preference": 100}},
         }
         return config
+
+    def own_account(self, member: LabMember) -> str:
+        """A profile with a certificate of this member: it gets the same address when it comes back."""
+        profile = self.directory / f"acme-{member.name}.ovpn"
+        profile.touch(mode=0o600)
+        profile.write_text(self.openvpn.client_config(str(net.CUSTOMER), name=member.name))
+        return profile.name
 
     def member_daemon(self, member: LabMember, config: Config) -> LabDaemon:
         """The facilitator of this member; not started."""

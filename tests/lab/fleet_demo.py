@@ -56,9 +56,8 @@ def main() -> int:
 def _demo(story: Story) -> None:
     story.tell("building the private network: two facilitators, a router with BIRD, three nodes of etcd ...")
     with FleetLab() as lab, contextlib.ExitStack() as running:
-        lab.shared_server()
         cluster = running.enter_context(lab.etcd())
-        running.enter_context(lab.routed())
+        router = running.enter_context(lab.routed())
         daemons = {member: lab.member_daemon(member, _config(lab, member)) for member in MEMBERS}
         for daemon in daemons.values():
             running.enter_context(daemon)
@@ -68,6 +67,8 @@ def _demo(story: Story) -> None:
         _drain(story, lab, daemons)
         _kill_client(story, lab, daemons)
         _freeze(story, lab, daemons)
+        router.wait_established(2 * len(MEMBERS))
+        _settle(daemons)
         story.tell("all nodes of etcd are frozen ...")
         with crossing(lab) as seen:
             before = carrier(lab)
@@ -79,7 +80,7 @@ def _demo(story: Story) -> None:
 
 
 def _config(lab: FleetLab, member: LabMember) -> dict[str, object]:
-    config = lab.member_configuration(member)
+    config = lab.member_configuration(member, lab.own_account(member))
     del config["tunnels"]["own-cloud"]
     config["fleet"]["lock"] = {"etcd": {"endpoints": list(ENDPOINTS)}}
     config["defaults"] = {"probe": {"interval": "1s", "timeout": "500ms"}, "reconnect": {"first": "100ms"}}

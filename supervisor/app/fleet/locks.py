@@ -81,6 +81,6 @@ async def recall_locks(
     """Go on from what an earlier daemon has held, before the kernel is set up: the clients that are adopted
     send on. `lanes`: of the tunnels, then.
     """
-    permits = keeper.recall(HeldLockFile(config.facilitator.runtime_dir).load())
+    permits = await keeper.recall(HeldLockFile(config.facilitator.runtime_dir).load())
     known = {name: end for name, end in permits.items() if name in lanes}
     await network.permit({lane: end for name, end in known.items() for lane in both_slots(lanes[name])})

@@ -59,7 +59,10 @@ def compose(
     )
     answering = frozenset(member.name for member in scope.members) - snapshot.gone
     ways = member_lanes(scope.members, answering)
-    plan = replace(plan, members=ways, handed_over=handed_over(ways, plan.carries, {})) if ways else plan
+    if ways:
+        known = dict(snapshot.carried)
+        carried = {lane.number: known[lane.tunnel] for lane in plan.lanes if lane.tunnel in known}
+        plan = replace(plan, members=ways, handed_over=handed_over(ways, plan.carries, carried))
     plan = replace(plan, denied=scope.denied)
     known = (due, next_refusal(snapshot), next_closing(snapshot))
     moments = [moment for moment in known if moment is not None]
