@@ -20,8 +20,8 @@ from typing import Any
 from supervisor.app.engine_view import DemandableEngine
 from supervisor.app.fleet.orders import FollowedOrders, HeldTunnels
 from supervisor.core.conditions import Condition
-from supervisor.core.events import Event, MembersCarry, Noticed
-from supervisor.core.fleet.carriers import previous_carriers
+from supervisor.core.events import CarriedElsewhere, Event, MembersCarry, Noticed
+from supervisor.core.fleet.carriers import newly_carried, previous_carriers
 from supervisor.core.fleet.member_status import MemberStatus
 from supervisor.core.fleet.orders import FleetOrder, OrderKind
 from supervisor.core.fleet.view import (
@@ -212,6 +212,8 @@ class EngineMembership:
         self._sight = replace(before, statuses=statuses, unknown=unknown, silent=silent)
         if statuses != before.statuses:
             self._post(Noticed(""))
+        for name in newly_carried(before.statuses, statuses, self._who.name):
+            self._post(CarriedElsewhere(name))
         carried = previous_carriers(self._carried, statuses, self._who.name)
         if carried != self._carried:
             self._carried = carried

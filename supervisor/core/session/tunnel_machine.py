@@ -213,6 +213,13 @@ def _flows_entered(c: StepContext, state: TunnelState, active: SessionState, eve
     return Step(replace(state, chosen_since=c.now) if takes else state)
 
 
+def _carried_elsewhere(
+    c: StepContext, state: TunnelState, active: SessionState, event: ev.CarriedElsewhere
+) -> Step:
+    """This host was cut off for a moment and has not noticed: routers have chosen another one since."""
+    return Step(state if state.chosen_since is None else replace(state, chosen_since=None, sound_since=c.now))
+
+
 def _endpoint_seen_running(
     c: StepContext, state: TunnelState, active: SessionState, event: ev.EndpointSeen
 ) -> Step:
@@ -436,5 +443,6 @@ RUNNING: Mapping[type[ev.Event], RunningHandler] = MappingProxyType(
         ev.FlowsCounted: _flows_counted,
         ev.EndpointSeen: _endpoint_seen_running,
         ev.FlowsEntered: _flows_entered,
+        ev.CarriedElsewhere: _carried_elsewhere,
     }
 )
