@@ -21,6 +21,7 @@ from hub.service.database import Database, Unavailable
 from hub.service.nodes import LateMessage
 from hub.service.rules import Rules
 from hub.service.service import SessionService
+from tests.bench.hub_history import looked_up
 from tests.hub.messages import heartbeat, login
 from tests.hub.stores import PostgresqlServer, initdb, postgresql, postgresql_store, sqlite_store
 
@@ -437,3 +438,8 @@ async def test_without_a_database_nobody_gets_in(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         await service.login(login())
     await database.close()
+
+
+async def test_who_had_an_address_among_many(connect) -> None:
+    times = await looked_up(connect, 5000)
+    assert len(times) > 0
