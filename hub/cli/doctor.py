@@ -15,8 +15,8 @@ import click
 from hub.cli.configuration import config_option, settings_of
 from hub.config.sidecar import SidecarSettings
 from hub.core.openvpn.server_config import (
+    FindingWeight,
     ServerFinding,
-    Weight,
     server_findings,
     server_options,
     version_finding,
@@ -24,7 +24,7 @@ from hub.core.openvpn.server_config import (
 from hub.sidecar.directory import DirectoryRefused, check_directory
 
 _SECONDS = 10.0
-_COLOURS = {Weight.OK: "green", Weight.WARNING: "yellow", Weight.PROBLEM: "red"}
+_COLOURS = {FindingWeight.OK: "green", FindingWeight.WARNING: "yellow", FindingWeight.PROBLEM: "red"}
 
 
 @click.command()
@@ -43,14 +43,14 @@ def doctor(server: Path, openvpn: str, config: Path) -> None:
         click.echo(finding.text)
         if finding.hint:
             click.echo(f"         {finding.hint}")
-    sys.exit(any(finding.weight is Weight.PROBLEM for finding in found))
+    sys.exit(any(finding.weight is FindingWeight.PROBLEM for finding in found))
 
 
 def _server(path: Path, settings: SidecarSettings) -> list[ServerFinding]:
     try:
         text = path.read_text(errors="replace")
     except OSError as error:
-        return [ServerFinding(Weight.PROBLEM, f"{path}: {error.strerror}")]
+        return [ServerFinding(FindingWeight.PROBLEM, f"{path}: {error.strerror}")]
     return server_findings(server_options(text), str(settings.management))
 
 
@@ -60,7 +60,7 @@ def _version(openvpn: str) -> ServerFinding:
             [openvpn, "--version"], check=False, capture_output=True, text=True, timeout=_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ServerFinding(Weight.PROBLEM, f"{openvpn} cannot be run", "apt install openvpn")
+        return ServerFinding(FindingWeight.PROBLEM, f"{openvpn} cannot be run", "apt install openvpn")
     return version_finding(done.stdout)
 
 
@@ -68,8 +68,8 @@ def _directory(settings: SidecarSettings) -> ServerFinding:
     try:
         check_directory(settings.management.parent)
     except DirectoryRefused as error:
-        return ServerFinding(Weight.PROBLEM, str(error))
-    return ServerFinding(Weight.OK, f"only its owner can enter {settings.management.parent}")
+        return ServerFinding(FindingWeight.PROBLEM, str(error))
+    return ServerFinding(FindingWeight.OK, f"only its owner can enter {settings.management.parent}")
 
 
 def _service(settings: SidecarSettings) -> Iterator[ServerFinding]:
@@ -85,7 +85,7 @@ def _service(settings: SidecarSettings) -> Iterator[ServerFinding]:
         connection.close()
     except (OSError, ValueError, http.client.HTTPException) as error:
         yield ServerFinding(
-            Weight.PROBLEM, f"the session service does not answer at {settings.sessions.url}: {error}"
+            FindingWeight.PROBLEM, f"the session service does not answer at {settings.sessions.url}: {error}"
         )
     else:
-        yield ServerFinding(Weight.OK, f"the session service answers at {settings.sessions.url}")
+        yield ServerFinding(FindingWeight.OK, f"the session service answers at {settings.sessions.url}")

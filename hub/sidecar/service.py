@@ -92,7 +92,7 @@ class HttpServiceLink:
         await self._post(routes.ENDED, ends)
 
     async def heartbeat(self, beat: api.Heartbeat) -> api.HeartbeatAnswer:
-        """The answer may be held back for `beat.wait` seconds."""
+        """The answer may be held back for as long as the heartbeat allows."""
         body = await self._post(routes.HEARTBEAT, beat, self._timeout + beat.wait)
         return _parsed(TypeAdapter(api.HeartbeatAnswer), body)
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from supervisor.core import events as ev
 from supervisor.core.conditions import of_tunnels
-from supervisor.core.fleet.carriers import previous_carriers
+from supervisor.core.fleet.carriers import carrying_tunnels, previous_carriers
 from supervisor.core.fleet.member_status import MemberStanding, MemberStatus, MemberTunnel
 from supervisor.core.network.intervals import Interval
 from supervisor.core.network.lanes import FIRST_MEMBER, LAST_LANE, LAST_MEMBER, NOBODY
 from supervisor.core.network.layout import Device, Element, HostFeatures, Layout
-from supervisor.core.network.plan import Carry, NetworkPlan
+from supervisor.core.network.plan import Announced, Carry, Lane, NetworkPlan, Offer
 from supervisor.core.network.running_flows import to_forget
 from supervisor.core.network.second_hop import (
     NEXT_HOP,
@@ -121,6 +121,17 @@ def test_who_carried_before(
     before: dict[str, str], statuses: dict[str, MemberStatus], expected: dict[str, str]
 ) -> None:
     assert previous_carriers(before, statuses, "vpn1") == expected
+
+
+def test_a_tunnel_carries_for_the_fleet_where_routers_send_new_flows() -> None:
+    up = tuple(Lane(name, number, f"t-{name}", True) for name, number in (("acme", 173001), ("own", 173002)))
+    lanes = replace(plan(VPN2), lanes=up)
+    assert carrying_tunnels(lanes) == {"acme", "own"}, "nothing is announced: who knows"
+    offers = (
+        Announced(ACME, "acme", 173001, 90, 0.0, Offer.CARRIES),
+        Announced(OWN, "own", 173002, 100, 0.0, Offer.WORKS),
+    )
+    assert carrying_tunnels(replace(lanes, announced=offers, announced_in=173)) == {"acme"}
 
 
 def test_who_carried_before_is_part_of_the_snapshot() -> None:

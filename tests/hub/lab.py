@@ -42,8 +42,15 @@ class HubNode:
         self.namespace = Namespace(f"node-{name}")
         self.address, self.service_address = f"10.200.{number}.1", f"10.200.{number}.2"
         link(self.namespace, "wan", lab.outside, f"node{number}")
-        self.namespace.run("ip", "address", "add", f"{self.address}/24", "dev", "wan")
-        lab.outside.run("ip", "address", "add", f"{self.service_address}/24", "dev", f"node{number}")
+        self.ipv6 = lab.protocol.endswith("6")
+        self.address6 = f"fd00:200:{number}::1"
+        cable = (
+            (self.namespace, "wan", "1", self.address),
+            (lab.outside, f"node{number}", "2", self.service_address),
+        )
+        for namespace, device, host, address in cable:
+            namespace.run("ip", "address", "add", f"{address}/24", "dev", device)
+            namespace.run("ip", "address", "add", f"fd00:200:{number}::{host}/64", "dev", device, "nodad")
         self.directory = lab.directory / name
         self.directory.mkdir(mode=0o700)
         self.management = self.directory / "management.sock"
@@ -52,6 +59,11 @@ class HubNode:
         self._write_config()
         self._sidecar: subprocess.Popen[bytes] | None = None
         self.log = lab.directory / f"sidecar-{name}.log"
+
+    @property
+    def remote(self) -> str:
+        """Where clients find it."""
+        return self.address6 if self.ipv6 else self.address
 
     # --- the sidecar ---
 
@@ -143,7 +155,7 @@ class OpenVpnNode(Server):
             key {server.key}
             dh none
             keepalive 5 20
-            explicit-exit-notify 2
+            {"explicit-exit-notify 2" if lab.protocol.startswith("udp") else ""}
             reneg-sec 0
             hand-window 180
             auth-user-pass-optional
@@ -180,8 +192,8 @@ class StaffClient(Server):
         if not pair.with_suffix(".crt").exists():
             lab.staff_authority.issue(person, "clientAuth")
         profile = ClientProfile(
-            remotes=tuple((lab.nodes[name].address, PORT) for name in nodes),
-            protocol=lab.protocol,
+            remotes=tuple((lab.nodes[name].remote, PORT) for name in nodes),
+            protocol=lab.protocol.removesuffix("-server"),
             ca=lab.staff_authority.root.certificate.read_text(),
             certificate=pair.with_suffix(".crt").read_text(),
             key=pair.with_suffix(".key").read_text(),
@@ -241,7 +253,9 @@ class StaffClient(Server):
 
 
 class HubLab:
-    """`with HubLab() as lab`: two nodes, nothing runs. `options`: further lines of the servers' files."""
+    """`with HubLab() as lab`: two nodes, nothing runs. `options`: further lines of the servers' files;
+    `protocol`: their `proto`.
+    """
 
     def __init__(self, options: Sequence[str] = (), protocol: str = "udp", **settings: object) -> None:
         self.options, self.protocol = options, protocol

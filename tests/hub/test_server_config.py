@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hub.core.openvpn.profile import ClientProfile, profile_problems, profile_text
-from hub.core.openvpn.server_config import Weight, server_findings, server_options, version_finding
+from hub.core.openvpn.server_config import FindingWeight, server_findings, server_options, version_finding
 
 SOCKET = "/run/facilitator-hub/management.sock"
 GOOD = f"""
@@ -31,50 +31,50 @@ auth-gen-token 43200 external-auth
 """
 
 
-def findings(text: str) -> list[tuple[Weight, str, str]]:
+def findings(text: str) -> list[tuple[FindingWeight, str, str]]:
     return [(each.weight, each.text, each.hint) for each in server_findings(server_options(text), SOCKET)]
 
 
 def test_a_fitting_configuration_is_fine() -> None:
-    assert [weight for weight, _, _ in findings(GOOD)] == [Weight.OK]
+    assert [weight for weight, _, _ in findings(GOOD)] == [FindingWeight.OK]
 
 
 @pytest.mark.parametrize(
     ("before", "after", "weight", "hint"),
     [
-        (f"management {SOCKET} unix", "", Weight.PROBLEM, f"management {SOCKET} unix"),
-        (f"management {SOCKET} unix", "management 127.0.0.1 7505", Weight.PROBLEM, f"management {SOCKET} unix"),
-        (SOCKET, '"/run/other dir/m.sock"', Weight.PROBLEM, f"management {SOCKET} unix"),
-        ("management-client-auth", "", Weight.PROBLEM, "management-client-auth"),
-        ("management-hold", "", Weight.PROBLEM, "management-hold"),
-        ("management-hold", "management-hold\nmanagement-client", Weight.PROBLEM, "remove management-client"),
-        ("duplicate-cn", "duplicate-cn\nusername-as-common-name", Weight.PROBLEM, "remove username-as-common-name"),
-        ("duplicate-cn", "duplicate-cn\nverify-client-cert none", Weight.PROBLEM, ""),
-        ("duplicate-cn", "duplicate-cn\nifconfig-pool 10.8.0.2 10.8.0.9", Weight.PROBLEM, "remove ifconfig-pool"),
-        ("duplicate-cn", "duplicate-cn\nclient-connect /x", Weight.WARNING, "remove client-connect"),
-        ("duplicate-cn", "duplicate-cn\nconfig more.conf", Weight.WARNING, "run doctor for that file too"),
-        (" nopool", "", Weight.PROBLEM, "server 10.8.0.0 255.255.0.0 nopool"),
-        ("topology subnet", "", Weight.PROBLEM, "topology subnet"),
-        ("topology subnet", "topology net30", Weight.PROBLEM, "topology subnet"),
-        ("auth-user-pass-optional", "", Weight.PROBLEM, "auth-user-pass-optional"),
-        ("duplicate-cn", "", Weight.WARNING, "duplicate-cn"),
-        ("reneg-sec 0", "", Weight.PROBLEM, "reneg-sec 0"),
-        ("reneg-sec 0", "reneg-sec 3600", Weight.PROBLEM, "reneg-sec 0"),
-        ("hand-window 180", "", Weight.WARNING, "hand-window 180"),
-        ("keepalive 5 20", "keepalive 10 60", Weight.WARNING, "keepalive 5 20"),
-        ("keepalive 5 20", "keepalive 5", Weight.WARNING, "keepalive 5 20"),
-        ("explicit-exit-notify 2", "", Weight.WARNING, "explicit-exit-notify 2"),
-        (" external-auth", "", Weight.PROBLEM, "auth-gen-token 43200 external-auth"),
+        (f"management {SOCKET} unix", "", FindingWeight.PROBLEM, f"management {SOCKET} unix"),
+        (f"management {SOCKET} unix", "management 127.0.0.1 7505", FindingWeight.PROBLEM, f"management {SOCKET} unix"),
+        (SOCKET, '"/run/other dir/m.sock"', FindingWeight.PROBLEM, f"management {SOCKET} unix"),
+        ("management-client-auth", "", FindingWeight.PROBLEM, "management-client-auth"),
+        ("management-hold", "", FindingWeight.PROBLEM, "management-hold"),
+        ("management-hold", "management-hold\nmanagement-client", FindingWeight.PROBLEM, "remove management-client"),
+        ("duplicate-cn", "duplicate-cn\nusername-as-common-name", FindingWeight.PROBLEM, "remove username-as-common-name"),
+        ("duplicate-cn", "duplicate-cn\nverify-client-cert none", FindingWeight.PROBLEM, ""),
+        ("duplicate-cn", "duplicate-cn\nifconfig-pool 10.8.0.2 10.8.0.9", FindingWeight.PROBLEM, "remove ifconfig-pool"),
+        ("duplicate-cn", "duplicate-cn\nclient-connect /x", FindingWeight.WARNING, "remove client-connect"),
+        ("duplicate-cn", "duplicate-cn\nconfig more.conf", FindingWeight.WARNING, "run doctor for that file too"),
+        (" nopool", "", FindingWeight.PROBLEM, "server 10.8.0.0 255.255.0.0 nopool"),
+        ("topology subnet", "", FindingWeight.PROBLEM, "topology subnet"),
+        ("topology subnet", "topology net30", FindingWeight.PROBLEM, "topology subnet"),
+        ("auth-user-pass-optional", "", FindingWeight.PROBLEM, "auth-user-pass-optional"),
+        ("duplicate-cn", "", FindingWeight.WARNING, "duplicate-cn"),
+        ("reneg-sec 0", "", FindingWeight.PROBLEM, "reneg-sec 0"),
+        ("reneg-sec 0", "reneg-sec 3600", FindingWeight.PROBLEM, "reneg-sec 0"),
+        ("hand-window 180", "", FindingWeight.WARNING, "hand-window 180"),
+        ("keepalive 5 20", "keepalive 10 60", FindingWeight.WARNING, "keepalive 5 20"),
+        ("keepalive 5 20", "keepalive 5", FindingWeight.WARNING, "keepalive 5 20"),
+        ("explicit-exit-notify 2", "", FindingWeight.WARNING, "explicit-exit-notify 2"),
+        (" external-auth", "", FindingWeight.PROBLEM, "auth-gen-token 43200 external-auth"),
     ],
 )  # fmt: skip
-def test_each_fault_is_one_finding(before: str, after: str, weight: Weight, hint: str) -> None:
+def test_each_fault_is_one_finding(before: str, after: str, weight: FindingWeight, hint: str) -> None:
     assert before in GOOD
     assert [(weight, hint) for weight, _, hint in findings(GOOD.replace(before, after))] == [(weight, hint)]
 
 
 def test_over_tcp_nobody_needs_to_be_told_of_the_end() -> None:
     over_tcp = GOOD.replace("proto udp", "proto tcp-server").replace("explicit-exit-notify 2", "")
-    assert [weight for weight, _, _ in findings(over_tcp)] == [Weight.OK]
+    assert [weight for weight, _, _ in findings(over_tcp)] == [FindingWeight.OK]
 
 
 @pytest.mark.parametrize("text", ["", "<ca>", '"', "server\nkeepalive\nreneg-sec\nmanagement\n", "\x00 --"])
@@ -85,13 +85,13 @@ def test_any_file_is_read(text: str) -> None:
 @pytest.mark.parametrize(
     ("said", "weight"),
     [
-        ("OpenVPN 2.6.14 x86_64-pc-linux-gnu", Weight.OK),
-        ("OpenVPN 2.5.9", Weight.PROBLEM),
-        ("OpenVPN 2.7_beta1", Weight.WARNING),
-        ("command not found", Weight.PROBLEM),
+        ("OpenVPN 2.6.14 x86_64-pc-linux-gnu", FindingWeight.OK),
+        ("OpenVPN 2.5.9", FindingWeight.PROBLEM),
+        ("OpenVPN 2.7_beta1", FindingWeight.WARNING),
+        ("command not found", FindingWeight.PROBLEM),
     ],
 )
-def test_the_version(said: str, weight: Weight) -> None:
+def test_the_version(said: str, weight: FindingWeight) -> None:
     assert version_finding(said).weight is weight
 
 

@@ -19,7 +19,7 @@ class ClientProfile:
     """`remotes`: HOST and PORT of the servers, the first is tried first; PEM texts stand in the profile."""
 
     remotes: tuple[tuple[str, int], ...]
-    protocol: str  # udp or tcp
+    protocol: str  # udp or tcp, with 4 or 6 behind it for one family only
     ca: str
     certificate: str
     key: str = field(repr=False)
@@ -46,7 +46,7 @@ def _options(profile: ClientProfile) -> Iterator[str]:
         f"hand-window {HAND_WINDOW_SECONDS}",
         "push-peer-info",
     )
-    if profile.protocol == "udp":
+    if profile.protocol.startswith("udp"):
         yield "explicit-exit-notify 1"
     if profile.asks_codes:
         yield from ("auth-user-pass", "auth-retry interact")

@@ -22,7 +22,7 @@ _LONGEST_SILENCE_SECONDS = 30  # until clients of a crashed server look for anot
 Options = Mapping[str, tuple[tuple[str, ...], ...]]
 
 
-class Weight(enum.StrEnum):
+class FindingWeight(enum.StrEnum):
     """How much a finding matters."""
 
     OK = "ok"
@@ -34,7 +34,7 @@ class Weight(enum.StrEnum):
 class ServerFinding:
     """One sentence, and the line that helps."""
 
-    weight: Weight
+    weight: FindingWeight
     text: str
     hint: str = ""
 
@@ -74,21 +74,23 @@ def server_findings(options: Options, socket: str) -> list[ServerFinding]:
     """All findings; `socket`: `sidecar.management` of our configuration. Never empty."""
     found = [finding for check in _CHECKS for finding in check(options)]
     found += _management(options, socket)
-    return found or [ServerFinding(Weight.OK, "the server's configuration fits the sidecar")]
+    return found or [ServerFinding(FindingWeight.OK, "the server's configuration fits the sidecar")]
 
 
 def version_finding(said: str) -> ServerFinding:
     """What `openvpn --version` says."""
     match = _VERSION.search(said)
     if match is None:
-        return ServerFinding(Weight.PROBLEM, "the version of OpenVPN cannot be read", "openvpn --version")
+        return ServerFinding(
+            FindingWeight.PROBLEM, "the version of OpenVPN cannot be read", "openvpn --version"
+        )
     version = int(match[1]), int(match[2])
     name = match[0]
     if version < OLDEST_VERSION:
-        return ServerFinding(Weight.PROBLEM, f"{name} is too old; the sidecar needs 2.6 or newer")
+        return ServerFinding(FindingWeight.PROBLEM, f"{name} is too old; the sidecar needs 2.6 or newer")
     if version > NEWEST_TRIED_VERSION:
-        return ServerFinding(Weight.WARNING, f"the sidecar was not tried with {name}, only with 2.6")
-    return ServerFinding(Weight.OK, name)
+        return ServerFinding(FindingWeight.WARNING, f"the sidecar was not tried with {name}, only with 2.6")
+    return ServerFinding(FindingWeight.OK, name)
 
 
 def _management(options: Options, socket: str) -> Iterator[ServerFinding]:
@@ -210,8 +212,8 @@ def _is_number(words: tuple[str, ...]) -> bool:
 
 
 def _problem(text: str, hint: str = "") -> ServerFinding:
-    return ServerFinding(Weight.PROBLEM, text, hint)
+    return ServerFinding(FindingWeight.PROBLEM, text, hint)
 
 
 def _warning(text: str, hint: str = "") -> ServerFinding:
-    return ServerFinding(Weight.WARNING, text, hint)
+    return ServerFinding(FindingWeight.WARNING, text, hint)

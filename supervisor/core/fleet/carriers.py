@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from supervisor.core.fleet.member_status import MemberStanding, MemberStatus
+from supervisor.core.network.plan import NetworkPlan, Offer
 
 _CARRYING = (MemberStanding.CARRIES, MemberStanding.DRAINS)
 
@@ -26,3 +27,13 @@ def previous_carriers(
             if tunnel.standing in _CARRYING:
                 found.setdefault(tunnel.name, []).append(member)
     return {**before, **{tunnel: members[0] for tunnel, members in found.items() if len(members) == 1}}
+
+
+def carrying_tunnels(plan: NetworkPlan) -> frozenset[str]:
+    """The tunnels by which traffic of the fleet leaves here: to whose destinations routers send new flows.
+    Where nothing is announced that cannot be known, and it is all that carry a destination.
+    """
+    if plan.announced_in is not None:
+        return frozenset(each.tunnel for each in plan.announced if each.offer is Offer.CARRIES)
+    owners = {lane.number: lane.tunnel for lane in plan.lanes if lane.up}
+    return frozenset(owners[carry.lane] for carry in plan.carries if carry.lane in owners)
