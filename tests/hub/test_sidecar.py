@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import signal
 import time
@@ -14,7 +13,7 @@ import pytest
 
 from hub.core.api import EndReason
 from tests.hub.lab import HubLab, StaffClient
-from tests.hub.lab_service import CROWD, HUB, SEED, LoginPrompt
+from tests.hub.lab_service import HUB, SEED, LoginPrompt
 from tests.lab.wait import NOISE, eventually
 from tests.netns import Namespace
 
@@ -112,30 +111,6 @@ table inet deaf {
 def received(namespace: Namespace) -> int:
     """Packets that have come out of the tunnel."""
     return int(namespace.run("cat", "/sys/class/net/tun-hub/statistics/rx_packets").stdout)
-
-
-@pytest.mark.timed
-def test_killed_sidecars_and_services_cost_no_session(lab: HubLab) -> None:
-    node = lab.nodes["a"]
-    clients = [lab.client(person) for person in CROWD[:10]]
-    for client in clients:
-        client.begin()
-    for client in clients:
-        is_up(lab, client)
-    first = {each.session for each in lab.service.open()}
-    with contextlib.ExitStack() as stack:
-        counts = [stack.enter_context(client.pinging()) for client in clients]
-        for _ in range(3):
-            node.end_sidecar(signal.SIGKILL)
-            node.start_sidecar()
-            lab.service.kill()
-            lab.service.start()
-    assert [client.up_count for client in clients] == [1] * len(clients), "a client was restarted"
-    lost = [sent - back for sent, back in counts]
-    assert sum(lost) <= 2, lost
-    seen = lab.service.nodes()["node-a"].seen
-    eventually(lambda: lab.service.nodes()["node-a"].seen > seen + 1, 5, "heartbeats go on")
-    assert {each.session for each in lab.service.open()} == first
 
 
 def test_a_login_that_begins_without_a_sidecar_enters_soon_after(lab: HubLab) -> None:
