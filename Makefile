@@ -23,7 +23,7 @@ LAB_PROGRAMS := openvpn sshd:openssh-server ssh:openssh-client nft:nftables ip:i
 KIND_PROGRAMS := wireguard-go openconnect ocserv vpnc charon-systemd swanctl:strongswan-swanctl \
 	$(CHARON)openssl.so:libstrongswan-standard-plugins $(CHARON)kernel-libipsec.so:libcharon-extra-plugins \
 	$(CHARON)xauth-generic.so:libcharon-extauth-plugins $(BROWSER)
-TEST_PROGRAMS := ping:iputils-ping conntrack iptables-nft:iptables promtool:prometheus prometheus-alertmanager mmdebstrap \
+TEST_PROGRAMS := ping:iputils-ping conntrack iptables-nft:iptables psql:postgresql promtool:prometheus prometheus-alertmanager mmdebstrap \
 	systemd-nspawn:systemd-container node:nodejs npm openfortivpn $(FLEET_PROGRAMS) $(KIND_PROGRAMS)
 FLEET_PROGRAMS := bird:bird2 etcd:etcd-server etcdctl:etcd-client bridge:iproute2 keepalived
 
@@ -134,6 +134,7 @@ docs: $(READY) ## write the generated parts of docs/ anew
 	$(BIN)/python -m supervisor.config.schema > docs/config.schema.json
 	$(BIN)/python -m supervisor.control.openapi schema > docs/api.schema.json
 	$(BIN)/python -m supervisor.control.openapi routes > docs/openapi.json
+	$(BIN)/python -m hub.core.openapi > docs/hub.openapi.json
 	$(BIN)/python -m tests.config.tables
 	$(BIN)/python -m tests.architecture.document
 

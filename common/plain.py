@@ -95,6 +95,8 @@ def _simple_writer(of: Any, sparse: bool) -> Convert:
         return _value
     if issubclass_of(of, _AS_TEXT):
         return str
+    if issubclass_of(of, tuple):
+        return _named_tuple_writer(of, sparse)
     return _group_writer(of, sparse) if dataclasses.is_dataclass(of) else _same
 
 
@@ -120,6 +122,11 @@ def _optional(write: Convert) -> Convert:
 
 def _list_writer(write: Convert) -> Convert:
     return list if write is _same else lambda values: [write(each) for each in values]
+
+
+def _named_tuple_writer(of: Any, sparse: bool) -> Convert:
+    writers = [_writer(_hints(of)[name], sparse) for name in of._fields]
+    return lambda value: [write(item) for write, item in zip(writers, value, strict=True)]
 
 
 def _mapping_writer(write: Convert) -> Convert:

@@ -38,9 +38,14 @@ class Validator:
     (`supervisor.early_close`) and the start itself ask for the same. Any thread, but one at a time.
     """
 
-    def __init__(self, kinds: Callable[[], Kinds] = registry, program: Sequence[str] = PROGRAM) -> None:
+    def __init__(
+        self,
+        kinds: Callable[[], Kinds] = registry,
+        program: Sequence[str] = PROGRAM,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> None:
         """`program` calls `answer` with the same kinds; the name is added to its arguments."""
-        self._kinds, self._program = kinds, program
+        self._kinds, self._program, self._timeout = kinds, program, timeout
         self._asked = ("", "")
         self._process: _Process | None = None  # has not been waited for
         self._result: Config | Exception | None = None
@@ -63,7 +68,7 @@ class Validator:
         try:
             self.begin(text, name)
             assert self._process is not None
-            raw = json.loads(self._process.output())
+            raw = json.loads(self._process.output(self._timeout))
         except (OSError, subprocess.TimeoutExpired, ValueError) as error:
             self._asked = ("", "")
             return CannotStart(Exit.FAILED, f"{_FAULT}: {error}")
@@ -90,11 +95,11 @@ class _Process:
         finally:
             os.close(source)
 
-    def output(self) -> bytes:
+    def output(self, timeout: float) -> bytes:
         """What it has written, once it has ended. Once only. TimeoutExpired: it was killed."""
         with open(self._output, "rb") as file:
             try:
-                code = self._running.wait(TIMEOUT_SECONDS)
+                code = self._running.wait(timeout)
             except subprocess.TimeoutExpired:
                 self._running.kill()
                 self._running.wait()

@@ -61,8 +61,8 @@ class Database:
 
     async def close(self) -> None:
         """End both threads after what they are doing."""
-        for thread in self._threads.values():
-            await asyncio.get_running_loop().run_in_executor(thread, self._close_connections)
+        for writing, thread in self._threads.items():
+            await asyncio.get_running_loop().run_in_executor(thread, self._disconnect, writing)
             thread.shutdown()
 
     async def _run(self, writing: bool, work: Callable[[Transaction], ResultT]) -> ResultT:
@@ -77,9 +77,9 @@ class Database:
         try:
             return self._connections[writing].transact(work)
         except Unavailable:
-            self._connections.pop(writing).close()
+            self._disconnect(writing)
             raise
 
-    def _close_connections(self) -> None:
-        for writing in list(self._connections):
+    def _disconnect(self, writing: bool) -> None:
+        if writing in self._connections:
             self._connections.pop(writing).close()

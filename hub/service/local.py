@@ -13,7 +13,6 @@ from hub.service.service import SessionService
 from hub.service.templating import STYLE, Templates
 
 _SHOWN = 500  # sessions on the page
-_REFRESH_SECONDS = 10
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -42,7 +41,7 @@ class LocalPages:
                 "done.html", "Staff sessions", 503, text=f"The database does not answer: {error}"
             )
         return self._templates.page(
-            "status.html", "Staff sessions", refresh=_REFRESH_SECONDS, nodes=nodes.nodes,
+            "status.html", "Staff sessions", time=nodes.time, nodes=nodes.nodes,
             sessions=sessions.sessions, more=len(sessions.sessions) == _SHOWN,
         )  # fmt: skip
 

@@ -155,22 +155,25 @@ def _unknown(
     )  # fmt: skip
 
 
+def end_overdue(records: Records, _logins: Logins) -> None:
+    """Ask for the end of sessions that are too long, and refuse logins that have waited too long."""
+    for row in records.overdue():
+        reason = EndReason.EXPIRED if row.address is not None else EndReason.TIMEOUT
+        _ask(records, row, reason, _EXPIRED_TEXT)
+
+
 @dataclass(frozen=True, slots=True)
-class Sweep:
-    """What has to be done although nobody asks for it."""
+class ChangedPeople:
+    """`outside`: persons inside who have no access any more, and the sentence for each; `regrouped`: persons
+    whose groups are others than those of their sessions.
+    """
 
-    overdue: tuple[str, ...]  # ids of sessions
-    outside: Mapping[str, str]  # persons who have no access any more, and the sentence for each
-    regrouped: Mapping[str, str]  # persons whose groups are others than those of their sessions
-
-    @property
-    def empty(self) -> bool:
-        """There is nothing to do."""
-        return not (self.overdue or self.outside or self.regrouped)
+    outside: Mapping[str, str]
+    regrouped: Mapping[str, str]
 
 
-def look(records: Records, logins: Logins) -> Sweep:
-    """Look for it; nothing is written."""
+def changed_people(records: Records, logins: Logins) -> ChangedPeople:
+    """Look for them; nothing is written."""
     blocks, people = records.blocks(), logins.rules.people
     outside, regrouped = {}, {}
     for name, groups in records.people_inside():
@@ -180,15 +183,12 @@ def look(records: Records, logins: Logins) -> Sweep:
             outside[name] = reason.text
         elif person is not None and (wanted := groups_json(person.groups)) != groups:
             regrouped[name] = wanted
-    return Sweep(tuple(row.id for row in records.overdue()), outside, regrouped)
+    return ChangedPeople(outside, regrouped)
 
 
-def sweep(records: Records, logins: Logins) -> None:
-    """Ask for the end of what is overdue, and of the sessions of people who have no access any more."""
-    found = look(records, logins)
-    for row in records.sessions(found.overdue):
-        reason = EndReason.EXPIRED if row.address is not None else EndReason.TIMEOUT
-        _ask(records, row, reason, _EXPIRED_TEXT)
+def apply_people(records: Records, logins: Logins) -> None:
+    """Ask for the end of their sessions, and tell the facilitators the new groups."""
+    found = changed_people(records, logins)
     for name, text in found.outside.items():
         for row in records.open_of(name):
             _ask(records, row, EndReason.OFFBOARDED, text)

@@ -29,7 +29,8 @@ from hub.service.sqlite import SqliteConnection
 from hub.service.staff_files import StaffFiles
 
 _FILES_SECONDS = 0.25
-_SWEEP_SECONDS = 1.0
+_OVERDUE_SECONDS = 1.0
+_PEOPLE_SECONDS = 10.0  # days end, and blocks; changes of the file are applied at once
 _OTHERS_SECONDS = 0.1  # how often it is looked what other processes have written
 _FORGET_SECONDS = 3600.0
 
@@ -125,7 +126,8 @@ class HubDaemon:
 
     def _background(self) -> Iterator[Work]:
         yield self._repeated(_FILES_SECONDS, self._look_at_files)
-        yield self._repeated(_SWEEP_SECONDS, self.service.sweep)
+        yield self._repeated(_OVERDUE_SECONDS, self.service.end_overdue)
+        yield self._repeated(_PEOPLE_SECONDS, self.service.apply_people)
         yield self._repeated(_FORGET_SECONDS, lambda: self.service.forget(self._settings.retention))
         if database_path(self._settings.database) is None:
             yield self._repeated(_OTHERS_SECONDS, self.service.look_for_others)
@@ -146,7 +148,7 @@ class HubDaemon:
     async def _look_at_files(self) -> None:
         if self._staff.reread():
             self.service.rules = self._staff.rules
-            await self.service.sweep()
+            await self.service.apply_people()
         marks = [files.mark(path) for path in self._tls.files]
         if marks != self._tls_marks:
             self._tls_marks = marks

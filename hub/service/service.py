@@ -197,10 +197,16 @@ class SessionService:
 
     # --- by itself
 
-    async def sweep(self) -> None:
-        """Ask for the end of what is overdue, and of people who have no access any more."""
-        if not (await self._read(nodes.look)).empty:
-            await self._write(nodes.sweep)
+    async def end_overdue(self) -> None:
+        """Ask for the end of sessions that are too long, and refuse logins that have waited too long."""
+        if await self._read(lambda records, _: records.overdue()):
+            await self._write(nodes.end_overdue)
+
+    async def apply_people(self) -> None:
+        """Ask for the end of sessions of people who have no access any more, and publish changed groups."""
+        found = await self._read(nodes.changed_people)
+        if found.outside or found.regrouped:
+            await self._write(nodes.apply_people)
 
     async def look_for_others(self) -> None:
         """Wake everybody who waits, if another process has written."""

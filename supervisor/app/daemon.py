@@ -52,7 +52,6 @@ from supervisor.clients.syscalls import not_dumpable
 from supervisor.config import Config, ConfigDifference, ConfigErrors, changes, chosen, difference
 from supervisor.config.difference import with_tunnels_of
 from supervisor.core.exits import CannotStart, Exit
-from supervisor.core.network.plan import assign_lanes
 from supervisor.core.session.lifetime import REMEMBERED_SESSIONS, remembered
 from supervisor.core.views.documents import ReloadDocument, UpgradeDocument
 from supervisor.kernel.errors import KernelError
@@ -223,9 +222,7 @@ class Daemon:
                     why=group.unavailable,
                 )
             denied = () if parts.fleet is None else parts.fleet.denied
-            if parts.locks is not None:
-                lanes = assign_lanes(list(config.tunnels), left.memory.lanes)
-                await recall_locks(parts.locks, config, parts.data_plane.network, lanes)
+            await recall_locks(parts.locks, config, parts.data_plane.network, left.memory.lanes)
             await parts.data_plane.network.start(first_plan(config, parts.kinds, left.memory, denied))
             parts.data_plane.runner.start()
             taken = left.take_up(config, parts.data_plane.runner)

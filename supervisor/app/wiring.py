@@ -8,16 +8,11 @@ Nothing runs yet. Each part that must be closed registers that when it is made (
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import structlog
 
 from common.sd_notify import SystemdNotifier
 from supervisor import disk
@@ -29,6 +24,8 @@ from supervisor.app.files import Files
 from supervisor.app.fleet.building import MembershipInputs, membership
 from supervisor.app.fleet.locks import LockInputs, lock_keeper
 from supervisor.app.fleet.membership import Membership
+from supervisor.app.identity import daemon_identity, utc_offset
+from supervisor.app.log_lines import log_client_line, log_fault, log_warning
 from supervisor.app.owner import Owner
 from supervisor.app.paging_config import paging
 from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
@@ -132,7 +129,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     handover = inputs.handover
     inbox, closing, view = Inbox(), Closing(), EngineView()
     last_end = LastEnd(config.facilitator.state_dir)
-    identity = _identity(config, 0 if handover is None else handover.upgrades + 1, last_end)
+    identity = daemon_identity(config, 0 if handover is None else handover.upgrades + 1, last_end.entry)
     files = Files(inputs.path.resolve().parent, inputs.secrets.add)
     faults = Faults(time.monotonic, log_fault, lambda: inbox.post(Noticed("")))
     kinds = {name: guarded(kind, faults) for name, kind in inputs.kinds.items()}
@@ -156,7 +153,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
         kinds,
         clock=time.monotonic,
         chance=random.SystemRandom().random,
-        utc_offset=_utc_offset,
+        utc_offset=utc_offset,
         faults=faults,
     )
     view.complete(engine)
@@ -207,7 +204,7 @@ def _locks(base: _Base, network: KernelNetwork) -> LockKeeper | None:
 def _data_plane(base: _Base, host: HostWatch, owner: Owner, kept: Mapping[str, str]) -> DataPlane:
     """`kept`: what spares the next login, by slot."""
     first = ChangedSysctls(base.state_dir)
-    network = KernelNetwork(base.inbox.post, _log_warning, changed=host.changed, first=first)
+    network = KernelNetwork(base.inbox.post, log_warning, changed=host.changed, first=first)
     base.closing.add("network", lambda: network.close(keep=True))
     group = None if owner.spares_clients else ClientGroup(base.identity.facilitator)
     if group is not None:
@@ -216,12 +213,12 @@ def _data_plane(base: _Base, host: HostWatch, owner: Owner, kept: Mapping[str, s
         base.runtime_dir,
         ClientSources(base.kinds, base.files.inputs, base.engine.lane, _private(base), group=group),
         base.inbox.post,
-        on_line=_log_client_line,
+        on_line=log_client_line,
         codes=Codes(base.state_dir / "codes.json"),
         kept=kept,
     )
     base.closing.add("runner", runner.close)
-    flows = FlowWatch(base.inbox.post, network.settled, _log_warning, base.faults.contained)
+    flows = FlowWatch(base.inbox.post, network.settled, log_warning, base.faults.contained)
     base.closing.add("flows", flows.close)
     random_unit, contained = random.SystemRandom().random, base.faults.contained
     replies = LaneReplies()
@@ -392,33 +389,3 @@ def _outputs(
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         disk.make_way(path)
-
-
-def _identity(config: Config, upgrades: int, last_end: LastEnd) -> DaemonIdentity:
-    name = config.facilitator.name or socket.gethostname()
-    offset = time.time() - time.monotonic()
-    runbooks = config.facilitator.runbook_url or ""
-    return DaemonIdentity(
-        name, version(), os.getpid(), time.time(), offset, upgrades, last_end.entry, runbooks
-    )
-
-
-def _utc_offset() -> float:
-    """Seconds to add to the monotonic clock for local wall-clock time."""
-    now = time.time()
-    return now - time.monotonic() + time.localtime(now).tm_gmtoff
-
-
-def _log_client_line(tunnel: str, text: str) -> None:
-    structlog.get_logger().info("client", tunnel=tunnel, text=text)
-
-
-def log_fault(part: str, place: str, error: BaseException) -> None:
-    """Log a fault of the daemon itself."""
-    structlog.get_logger().error(
-        "internal error: a part has failed, the others go on", part=part, at=place, error=repr(error)
-    )
-
-
-def _log_warning(text: str, details: Mapping[str, Any]) -> None:
-    structlog.get_logger().warning(text, **details)

@@ -136,6 +136,10 @@ def _report(entry: TunnelStatus, done: tuple[str, ...]) -> None:
     if entry["phase"] in done:
         say(line)
         return
+    lock = entry.get("lock")
+    if lock is not None and lock["holder"] is not None and entry["reason"] == "lock":
+        say(f"{line}; it {lock['text']}")
+        return
     fail(
         Exit.FAILED,
         f"{line}; {entry['last_error'] or 'no error is known'}; see: facilitator logs {entry['name']}",

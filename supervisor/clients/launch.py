@@ -160,7 +160,7 @@ def start(
             process = confined(
                 sandbox,
                 lambda: subprocess.Popen(
-                    [*_IGNORE_SIGXFSZ, *argv],
+                    [*_IGNORE_SIGXFSZ, *_limited(sandbox), *argv],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -181,9 +181,16 @@ def start(
         except OSError as error:
             raise _explained(argv[0], error) from error
     process.returncode = 0  # keep Popen from waiting for the process
-    with contextlib.suppress(ProcessLookupError):
+    # one in a group of its own may be limited by nobody without CAP_SYS_RESOURCE, but has done it itself
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (MAX_FILE_BYTES, MAX_FILE_BYTES))
     return process.pid
+
+
+def _limited(sandbox: Sandbox) -> tuple[str, ...]:
+    """What comes before the command line of a client in a group of its own."""
+    limit = shutil.which("prlimit", path=PATH) if sandbox.group is not None else None  # of util-linux
+    return () if limit is None else (limit, f"--fsize={MAX_FILE_BYTES}")
 
 
 def _check_runs(program: str) -> None:

@@ -181,7 +181,7 @@ class Spawner:
             sys.executable,
             order.remote,
             mark,
-            None if user is None else (user.uid, user.gid if group is None else group),
+            None if user is None else (user.uid, group or user.gid),
         )
 
     def _inputs(self, tunnel: Tunnel, kind: AnyKind, slot: str) -> dict[str, bytes]:

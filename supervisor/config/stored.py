@@ -23,13 +23,12 @@ def config_as_plain(config: Config) -> dict[str, Any]:
     return {**plain(replace(config, tunnels={}), sparse=True), _TUNNELS: tunnels}
 
 
-def config_from_plain(raw: Mapping[str, Any], kinds: Mapping[str, AnyKind]) -> Config:
+def config_from_plain(raw: Any, kinds: Mapping[str, AnyKind]) -> Config:
     """NotPlain: this code has not written it."""
-    rest = from_plain(Config, {key: raw[key] for key in raw if key != _TUNNELS}, complete=False)
-    tunnels = {}
-    for name, settings in raw.get(_TUNNELS, {}).items():
-        kind = kinds.get(settings.get("kind"))
-        if kind is None:
-            raise NotPlain(WRONG).below(name)
-        tunnels[name] = from_plain(kind.options, settings, complete=False)
-    return replace(rest, tunnels=tunnels)
+    try:
+        settings = {name: (kinds[said["kind"]].options, said) for name, said in raw[_TUNNELS].items()}
+        rest = {key: said for key, said in raw.items() if key != _TUNNELS}
+    except (AttributeError, LookupError, TypeError):
+        raise NotPlain(WRONG) from None
+    tunnels = {name: from_plain(options, said, complete=False) for name, (options, said) in settings.items()}
+    return replace(from_plain(Config, rest, complete=False), tunnels=tunnels)

@@ -238,6 +238,13 @@ class MemberChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MembersCarry(Event):
+    """Other members of the fleet carry tunnels' destinations, or did before this one; `tunnel` is empty."""
+
+    carried: tuple[tuple[str, str], ...] = ()  # tunnel and member
+
+
+@dataclass(frozen=True, slots=True)
 class ClockSet(Event):
     """This host's clock was set, or is synchronised for the first time; `tunnel` is empty where that is told
     of all of them.

@@ -48,3 +48,4 @@ class Snapshot:
     uplink: Uplink = Uplink()
     gone: frozenset[str] = frozenset()  # other members of the fleet that do not answer
     locks: Mapping[str, LockView] = field(default_factory=dict)  # of exclusive tunnels, where there is news
+    carried: tuple[tuple[str, str], ...] = ()  # tunnel, and the other member that carried it before this one

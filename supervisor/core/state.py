@@ -302,6 +302,7 @@ class TunnelState:
     drain: Drain | None = None  # it ends when nothing goes through it any more; until then it reconnects
     endpoint: Reach = Reach.UNKNOWN  # the remote gateway
     endpoint_since: float = 0.0  # when that was seen
+    endpoint_returned: bool = False  # it answers after a silence
     reconnects: int = 0  # sessions begun because an earlier one had ended, nobody having asked
     known: Known = Known()
     planned: float | None = None  # when the next planned reconnect begins

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, LockChanged, Noticed
-from supervisor.core.fleet.lease import Lease, LeasePhase, Wished, interval, log_off
+from supervisor.core.fleet.lease import NEVER, Lease, LeasePhase, Wished, interval, log_off, permitted_until
 from supervisor.core.fleet.member_lease import LockCall, LockReply, LockRequest, MemberLease
 from supervisor.core.fleet.wishes import LockWish, lock_key
 from supervisor.core.humanize import iso
@@ -113,23 +113,29 @@ class LockKeeper:
         """The lock service answers."""
         return not self._member.silent
 
-    def recall(self, held: HeldLocks | None) -> Mapping[str, float]:
+    async def recall(self, held: HeldLocks | None) -> Mapping[str, float]:
         """Go on from what an earlier daemon has held; before `run`. Until when its clients may send, by
-        tunnel.
+        tunnel. The lease is renewed at once: it may have time left when our own permission has none.
         """
+        if held is None or held.boot != self._sources.boot:
+            return {}
+        sent = self._clocks.monotonic()
+        until = held.until
+        with contextlib.suppress(LockServiceAway):
+            until = (
+                permitted_until(sent, self._service.ttl) if await self._service.renew(held.lease) else NEVER
+            )
         now = self._clocks.monotonic()
-        if held is None or held.boot != self._sources.boot or held.until <= now:
+        if until <= now:
             return {}
         ends = log_off(self._service.ttl)
         accounts = {
-            account: Lease(LeasePhase.HELD, ends, True, True, held.until, token)
+            account: Lease(LeasePhase.HELD, ends, True, True, until, token)
             for account, token in held.tokens.items()
         }
-        self._member = replace(
-            self._member, lease=held.lease, until=held.until, renew_at=now, accounts=accounts
-        )
+        self._member = replace(self._member, lease=held.lease, until=until, renew_at=now, accounts=accounts)
         self._granted = dict(held.tunnels)
-        self._permitted = {tunnel: held.until for tunnel in held.tunnels.values()}
+        self._permitted = {tunnel: until for tunnel in held.tunnels.values()}
         return self._permitted
 
     # --- the task

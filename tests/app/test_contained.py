@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from structlog.testing import capture_logs
 
-from supervisor.app.wiring import log_fault
+from supervisor.app.log_lines import log_fault
 from supervisor.core.alerting.verdict import Alert
 from supervisor.core.snapshot import Snapshot, Transition
 from supervisor.core.state import Phase

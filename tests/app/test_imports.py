@@ -22,16 +22,19 @@ HEAVY = {
     "jinja2": "the status page, when it is looked at",
     "prometheus_client.exposition": "a scrape",
     "psutil": "the preflight checks, a second after the start",
+    "pydantic_core": "a configuration that is validated; that is done in another process",
     "pyotp": "a tunnel with one-time codes",
     "re2": "a tunnel with patterns",
     "requests": "an incident that is sent",
     "rich": "structlog",
     "sshuttle": "a tunnel's own process",
+    "supervisor.config.parse": "a configuration that is validated",
     "supervisor.app.api.explain": "`facilitator why`",
     "supervisor.core.preflight.checklist": "`facilitator doctor`",
     "supervisor.core.preflight.live": "the preflight checks, a second after the start",
     "tenacity": "a client's management socket",
     "urllib3": "requests",
+    "yaml": "a configuration that is parsed",
 }
 LOAD = """
 import sys

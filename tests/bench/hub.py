@@ -117,7 +117,9 @@ async def _measure(
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     beating = [asyncio.create_task(beat(node)) for node in (0, 1)]
-    await asyncio.sleep(1)
+    while len(beaten) < 2:  # the first ones bring all sessions up
+        await asyncio.sleep(0.1)
+    beaten.clear()
     started, running = time.perf_counter(), []
     for number in range(logins):
         running.append(asyncio.create_task(one(sessions + number)))

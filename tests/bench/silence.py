@@ -31,7 +31,7 @@ def main() -> None:
         everyone.openvpn()
         everyone.openconnect()
         everyone.wireguard()
-        everyone.ipsec()
+        everyone.ipsec(patient=True)
         everyone.sshuttle()
         config = {**everyone.config(lab.configuration()), "defaults": {}}
         for seconds in options.seconds:

@@ -30,15 +30,20 @@ from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Drain, Health, Phase, Proof, TunnelState, Want, sound, well
 from tests.core.moments import moment
 from tests.fakes import KIND
+from tests.settings import configured
 from tests.states import but, tunnel_state
 from tunnels.base import Reason
 from tunnels.settings import Probe, Tunnel
 
 NETWORK, NOW, LANES = ip_network("10.77.0.0/24"), 1000.0, {"main": 173001, "spare": 173002}
 BGP = Announcing(173, 100)
-PROBED = Probe(targets=("icmp://10.77.0.1",))
-MAIN = Tunnel(name="main", kind="test", destinations=("10.77.0.0/24", "fd00:77::/64"), probe=PROBED)
-SPARE = Tunnel(name="spare", kind="test", destinations=("10.77.0.0/24",), probe=PROBED, priority=200)
+PROBED = configured(Probe, targets=("icmp://10.77.0.1",))
+MAIN = configured(
+    Tunnel, name="main", kind="test", destinations=("10.77.0.0/24", "fd00:77::/64"), probe=PROBED
+)
+SPARE = configured(
+    Tunnel, name="spare", kind="test", destinations=("10.77.0.0/24",), probe=PROBED, priority=200
+)
 WELL = tunnel_state(phase=Phase.UP, health=Health.HEALTHY, well_since=10.0, sound_since=10.0)
 SICK = but(WELL, health=Health.UNHEALTHY)
 SUSPECTED = but(WELL, suspected=NOW - 1, sound_since=NOW - 1)
@@ -78,7 +83,8 @@ def test_the_metric_says_how_well_it_works(state: TunnelState, metric: int | Non
 
 
 def test_each_destination_stands_there_as_staff_address_it() -> None:
-    mapped = Tunnel(
+    mapped = configured(
+        Tunnel,
         name="main",
         kind="test",
         destinations=({"network": "10.0.0.0/24", "presented_as": "100.64.1.0/24"}, "10.77.0.0/24"),

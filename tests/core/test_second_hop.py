@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from supervisor.core import events as ev
 from supervisor.core.conditions import of_tunnels
+from supervisor.core.fleet.carriers import carrying_tunnels, previous_carriers
+from supervisor.core.fleet.member_status import MemberStanding, MemberStatus, MemberTunnel
 from supervisor.core.network.intervals import Interval
 from supervisor.core.network.lanes import FIRST_MEMBER, LAST_LANE, LAST_MEMBER, NOBODY
 from supervisor.core.network.layout import Device, Element, HostFeatures, Layout
-from supervisor.core.network.plan import Carry, NetworkPlan
+from supervisor.core.network.plan import Announced, Carry, Lane, NetworkPlan, Offer
 from supervisor.core.network.running_flows import to_forget
 from supervisor.core.network.second_hop import (
     NEXT_HOP,
@@ -38,7 +40,7 @@ NAMES = st.sets(st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max
 
 
 def plan(
-    *members: OtherMember, answering: str = "vpn2 vpn3", carried: dict[str, str] | None = None
+    *members: OtherMember, answering: str = "vpn2 vpn3", carried: dict[int, str] | None = None
 ) -> NetworkPlan:
     lanes = member_lanes(members, frozenset(answering.split()))
     return NetworkPlan(carries=CARRIES, members=lanes, handed_over=handed_over(lanes, CARRIES, carried or {}))
@@ -81,16 +83,62 @@ def test_both_ends_come_to_the_same_network() -> None:
         ((), {}, []),
         ((VPN2,), {}, ["vpn2", "vpn2"]),  # it was the other one: who else
         ((VPN2, VPN3), {}, ["", ""]),
-        ((VPN2, VPN3), {"10.77.0.0/24": "vpn3"}, ["vpn3", ""]),
-        ((VPN2, VPN3), {"10.77.0.0/24": "who"}, ["", ""]),
+        ((VPN2, VPN3), {173001: "vpn3"}, ["vpn3", ""]),
+        ((VPN2, VPN3), {173001: "who"}, ["", ""]),
     ],
 )
 def test_whose_unknown_connections_are(
-    members: tuple[OtherMember, ...], carried: dict[str, str], expected: list[str]
+    members: tuple[OtherMember, ...], carried: dict[int, str], expected: list[str]
 ) -> None:
     made = plan(*members, carried=carried)
     names = {lane.number: lane.member for lane in made.members} | {NOBODY: ""}
     assert [names[each.lane] for each in made.handed_over] == expected
+
+
+def status(**standings: str) -> MemberStatus:
+    return MemberStatus(
+        tunnels=tuple(MemberTunnel(name, MemberStanding(word)) for name, word in standings.items())
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "statuses", "expected"),
+    [
+        ({}, {"vpn2": status(acme="carries"), "vpn3": status(acme="ready")}, {"acme": "vpn2"}),
+        ({}, {"vpn2": status(acme="drains"), "vpn3": status(acme="ready")}, {"acme": "vpn2"}),
+        ({}, {"vpn1": status(acme="carries"), "vpn2": status(acme="ready")}, {}),  # we do
+        ({"acme": "vpn2"}, {"vpn2": status(acme="ready"), "vpn3": status(acme="ready")}, {"acme": "vpn2"}),
+        ({"acme": "vpn2"}, {"vpn3": status(acme="ready")}, {"acme": "vpn2"}),  # it is gone
+        (
+            {"acme": "vpn2"},
+            {"vpn2": status(acme="carries"), "vpn3": status(acme="carries")},
+            {"acme": "vpn2"},
+        ),
+        ({"acme": "vpn2"}, {"vpn2": status(acme="ready"), "vpn3": status(acme="carries")}, {"acme": "vpn3"}),
+    ],
+)
+def test_who_carried_before(
+    before: dict[str, str], statuses: dict[str, MemberStatus], expected: dict[str, str]
+) -> None:
+    assert previous_carriers(before, statuses, "vpn1") == expected
+
+
+def test_a_tunnel_carries_for_the_fleet_where_routers_send_new_flows() -> None:
+    up = tuple(Lane(name, number, f"t-{name}", True) for name, number in (("acme", 173001), ("own", 173002)))
+    lanes = replace(plan(VPN2), lanes=up)
+    assert carrying_tunnels(lanes) == {"acme", "own"}, "nothing is announced: who knows"
+    offers = (
+        Announced(ACME, "acme", 173001, 90, 0.0, Offer.CARRIES),
+        Announced(OWN, "own", 173002, 100, 0.0, Offer.WORKS),
+    )
+    assert carrying_tunnels(replace(lanes, announced=offers, announced_in=173)) == {"acme"}
+
+
+def test_who_carried_before_is_part_of_the_snapshot() -> None:
+    event = ev.MembersCarry("", carried=(("acme", "vpn2"),))
+    step = fold(TunnelSet({}), event, 0.0, 0.0, 0.0)
+    assert step.changed
+    assert step.tunnel_set.snapshot(0.0).carried == (("acme", "vpn2"),)
 
 
 def test_one_and_the_same_value_while_nothing_changes() -> None:

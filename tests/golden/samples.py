@@ -131,6 +131,7 @@ STATE = TunnelState(
     drain=Drain(Reason.STOPPED, 13.5, 8, 14.5, 13.0),
     endpoint=Reach.ANSWERS,
     endpoint_since=18.0,
+    endpoint_returned=True,
     reconnects=5,
     known=Known(Second.REPLACES, (Length(3600.0, True), Length(60.5, False))),
     planned=15.5,

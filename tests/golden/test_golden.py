@@ -116,7 +116,7 @@ def test_a_record_of_today_outlives_the_way_through_the_earlier_format(active: A
     retry = replace(STATE.retry, unreached=0)
     drain = replace(STATE.drain, not_before=0.0)
     state = replace(STATE, active=active, standby=standby, retry=retry, endpoint_since=0.0, drain=drain)
-    state = replace(state, sound_since=0.0, chosen_since=None)
+    state = replace(state, sound_since=0.0, chosen_since=None, endpoint_returned=False)
     if active is not None:  # the earlier format had no place for these beside it
         of_last = {"failure": None, "resumable": False, "recovery": None, "gave_up_on_hearsay": False}
         state = replace(state, idle=Idle(), last=Session(0), retry=replace(retry, **of_last))

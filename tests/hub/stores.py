@@ -37,11 +37,12 @@ class PostgresqlServer:
         self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
 
     def start(self) -> None:
-        """Make the cluster and start it."""
-        if os.geteuid() == 0:
-            os.chown(self._directory, self._user.pw_uid, self._user.pw_gid)
+        """Start it; the first time it is made."""
         data = str(self._directory / "data")
-        self._run("initdb", "-D", data, "-U", "hub", "-A", "trust", "--no-sync")
+        if not (self._directory / "data").exists():
+            if os.geteuid() == 0:
+                os.chown(self._directory, self._user.pw_uid, self._user.pw_gid)
+            self._run("initdb", "-D", data, "-U", "hub", "-A", "trust", "--no-sync")
         options = f"-c listen_addresses='' -c unix_socket_directories={self._directory} -c max_connections=40"
         log = str(self._directory / "log")
         self._run("pg_ctl", "-D", data, "-w", "-t", "60", "-l", log, "-o", options, "start")

@@ -21,6 +21,7 @@ from hub.service.database import Database, Unavailable
 from hub.service.nodes import LateMessage
 from hub.service.rules import Rules
 from hub.service.service import SessionService
+from tests.bench.hub_history import looked_up
 from tests.hub.messages import heartbeat, login
 from tests.hub.stores import PostgresqlServer, initdb, postgresql, postgresql_store, sqlite_store
 
@@ -266,7 +267,7 @@ async def test_a_renewal_of_somebody_elses_session_is_refused(service: SessionSe
 async def test_a_person_who_leaves_the_file_is_ended_by_the_sweep(service: SessionService) -> None:
     session = (await allowed(service, "bob")).session
     service.rules = replace(RULES, people={})
-    await service.sweep()
+    await service.apply_people()
     assert [order.reason for order in (await service.heartbeat(heartbeat([session]))).end] == [
         EndReason.OFFBOARDED
     ]
@@ -276,7 +277,7 @@ async def test_new_groups_reach_the_book(service: SessionService) -> None:
     await allowed(service, "bob")
     before = await service.addresses("vpn1", 0, 0)
     service.rules = replace(RULES, people={"bob": Person("bob", groups=("oncall",))})
-    await service.sweep()
+    await service.apply_people()
     book = await service.addresses("vpn1", before.revision, 0)
     assert [(e.person, e.groups) for e in book.entries] == [("bob", ("oncall",))]
     assert not book.complete
@@ -285,7 +286,7 @@ async def test_new_groups_reach_the_book(service: SessionService) -> None:
 async def test_a_session_that_is_too_long_ends(service: SessionService, clock: HandClock) -> None:
     session = (await allowed(service)).session
     clock.time += RULES.session_seconds + 1
-    await service.sweep()
+    await service.end_overdue()
     assert [order.reason for order in (await service.heartbeat(heartbeat([session]))).end] == [
         EndReason.EXPIRED
     ]
@@ -437,3 +438,8 @@ async def test_without_a_database_nobody_gets_in(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         await service.login(login())
     await database.close()
+
+
+async def test_who_had_an_address_among_many(connect) -> None:
+    times = await looked_up(connect, 5000)
+    assert len(times) > 0

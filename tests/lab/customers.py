@@ -168,9 +168,11 @@ class Customers:
         }
         self._add("wireguard", "", settings, "wireguard-go", server, forget)
 
-    def ipsec(self) -> None:
-        """One gateway for vpnc and strongSwan."""
-        server = StrongSwanServer(self.lab.network["customer"], self.directory, self.authority, CUSTOMER)
+    def ipsec(self, patient: bool = False) -> None:
+        """One gateway for vpnc and strongSwan. `patient`: it keeps silent clients as long as real ones do."""
+        server = StrongSwanServer(
+            self.lab.network["customer"], self.directory, self.authority, CUSTOMER, patient
+        )
         self._serve(server)
         vpnc = {
             "config": self._secret("cisco.vpnc", server.vpnc_config())["file"],

@@ -19,13 +19,14 @@ from tests.lab.demo import Story
 from tests.lab.fleet import ENDPOINTS, MEMBERS, FleetLab, LabMember
 from tests.lab.fleet_traffic import Crossing, carrier, crossing, other
 from tests.lab.lab import end_on_signals, unfit
-from tests.lab.network import DATACENTRE_WEB
+from tests.lab.network import DATACENTRE, DATACENTRE_WEB
 from tests.lab.wait import eventually
 
 PICTURE = """\
                          ┌── facilitator vpn1 ──┐
 laptop ── hub with BIRD ──┤                      ├── customer (OpenVPN) ── datacentre  10.77.0.0/24
              └── etcd     └── facilitator vpn2 ──┘"""
+CARRYING = 100  # the metric of a member that carries is smaller
 Daemons = dict[LabMember, LabDaemon]
 
 
@@ -99,8 +100,11 @@ def _drain(story: Story, lab: FleetLab, daemons: Daemons) -> None:
         done = daemons[other(member)].cli("fleet", "drain", member.name)
         assert done.returncode == 0, done.stderr
         lab.wait_via(other(member))
+        _wait_carries(lab, daemons[other(member)])
     _expect(story, f"Drain of {member.name}:", seen, lambda: seen.lost == 0 and seen.broken == 0)
     assert daemons[member].cli("fleet", "drain", member.name, "--lift").returncode == 0
+    _settle(daemons)
+    assert carrier(lab) == other(member), f"{member.name} takes back what it has handed over"
 
 
 def _kill_client(story: Story, lab: FleetLab, daemons: Daemons) -> None:
@@ -111,6 +115,7 @@ def _kill_client(story: Story, lab: FleetLab, daemons: Daemons) -> None:
         (victim,) = daemons[member].client_pids("openvpn")
         os.kill(victim, signal.SIGKILL)
         lab.wait_via(other(member))
+        _wait_carries(lab, daemons[other(member)])
         daemons[member].wait_well()
     _expect(story, f"Client killed on {member.name}:", seen, lambda: seen.lost <= 60)
 
@@ -122,6 +127,16 @@ def _freeze(story: Story, lab: FleetLab, daemons: Daemons) -> None:
     outage = lab.outage(DATACENTRE_WEB, lambda: lab.silence(member))
     story.show(f"VM of {member.name} frozen: a laptop is without answers for", outage)
     lab.revive(member)
+
+
+def _wait_carries(lab: FleetLab, daemon: LabDaemon) -> None:
+    """Wait until the member has seen that it carries, so that nothing is taken back from it."""
+
+    def carries() -> bool:
+        assert lab.request(f"http://{DATACENTRE_WEB}/").status == 200
+        return daemon.metric("facilitator_fleet_announced", destination=str(DATACENTRE)) < CARRYING
+
+    eventually(carries, 20, "the member knows that it carries")
 
 
 def _lock_is_away(daemons: Daemons) -> bool:

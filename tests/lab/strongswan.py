@@ -41,14 +41,20 @@ class StrongSwanServer(Server):
     """
 
     def __init__(
-        self, namespace: Namespace, directory: Path, authority: Authority, address: IPv4Address
+        self,
+        namespace: Namespace,
+        directory: Path,
+        authority: Authority,
+        address: IPv4Address,
+        patient: bool = False,
     ) -> None:
+        """`patient`: it gives up a silent client after 165 s, as strongSwan itself does, instead of 6 s."""
         self.address, self.authority = address, authority
         self.folder = directory / "strongswan"
         for name in ("x509ca", "x509", "private"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.uri = f"unix://{self.folder}/vici"
-        (self.folder / "strongswan.conf").write_text(_daemon(self.uri))
+        (self.folder / "strongswan.conf").write_text(_daemon(self.uri, patient))
         identity = authority.issue("gateway.example.net", "serverAuth")
         (self.folder / "x509ca/ca.pem").write_text(authority.root.certificate.read_text())
         (self.folder / "x509/gateway.pem").write_text(identity.certificate.read_text())
@@ -188,13 +194,14 @@ class StrongSwanServer(Server):
             path.write_text(source.read_text())
 
 
-def _daemon(uri: str) -> str:
+def _daemon(uri: str, patient: bool) -> str:
+    timeout, tries = (4.0, 5) if patient else (1.0, 2)
     return textwrap.dedent(f"""\
         charon-systemd {{
           load = {_PLUGINS}
           i_dont_care_about_security_and_use_aggressive_mode_psk = yes
-          retransmit_timeout = 1.0
-          retransmit_tries = 2
+          retransmit_timeout = {timeout}
+          retransmit_tries = {tries}
           plugins {{
             vici {{
               socket = {uri}

@@ -105,6 +105,15 @@ def test_a_session_that_the_gateway_has_dropped_costs_one_login_and_six_seconds(
     assert [at >= CUT + 300.0 for at, _, _ in network.spawned[network.before :]] == [True]
 
 
+def test_after_a_silence_of_the_gateway_no_sign_of_the_protocol_is_waited_for() -> None:
+    """It would come after so many seconds; where the gateway was silent as well, no filter is to blame."""
+    slow = replace(KIND, ends_within=lambda tunnel: 60.0)
+    network = CutNetwork(CUT + 30.0, patience=10.0, kind=slow)
+    network.world.run(until=CUT + 30.0 + 6.0)
+    assert network.state().health is Health.HEALTHY
+    assert len(network.spawned) - network.before == 1
+
+
 def test_a_client_that_can_reconnect_in_place_does_so_once() -> None:
     network = CutNetwork(CUT + 300.0, patience=120.0, kind=RENEWS)
     network.world.run(until=CUT + 360.0)

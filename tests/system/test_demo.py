@@ -1,4 +1,4 @@
-"""`make demo` without a terminal: it ends well, and Ctrl-C leaves nothing."""
+"""`make demo` and `make fleet` without a terminal: they end well, and Ctrl-C leaves nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.root
 DEMO = (sys.executable, "-m", "tests.lab.demo")
+FLEET = (sys.executable, "-m", "tests.lab.fleet_demo")
 
 
 def _traces(pid: int) -> list[str]:
@@ -27,6 +28,15 @@ def test_the_demo_heals_everything_unattended() -> None:
     out, _ = demo.communicate(timeout=240)
     assert demo.returncode == 0, out
     assert "All healed." in out
+    assert _traces(demo.pid) == []
+
+
+@pytest.mark.timed
+def test_two_facilitators_act_as_one_unattended() -> None:
+    demo = subprocess.Popen(FLEET, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    out, _ = demo.communicate(timeout=240)
+    assert demo.returncode == 0, out
+    assert "All moved as it should." in out
     assert _traces(demo.pid) == []
 
 

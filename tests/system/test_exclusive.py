@@ -1,4 +1,4 @@
-"""Exclusive tunnels of two facilitators with one certificate, of which the server allows one session."""
+"""Exclusive tunnels of two facilitators with one certificate, for which the server allows one session."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.lab.daemon import LabDaemon
-from tests.lab.fleet import ENDPOINTS, MEMBERS, VPN1, VPN2, EtcdCluster, FleetLab, LabMember
+from tests.lab.fleet import ENDPOINTS, MEMBERS, VPN1, VPN2, EtcdNodes, FleetLab, LabMember
 from tests.lab.network import CUSTOMER
 from tests.lab.servers import OpenVpnServer
 from tests.lab.wait import NOISE, eventually
@@ -38,7 +38,7 @@ class ExclusiveFleet:
     """Two members; acme-dc is exclusive, own-cloud is not."""
 
     lab: FleetLab
-    cluster: EtcdCluster
+    cluster: EtcdNodes
     server: OpenVpnServer
     daemons: dict[LabMember, LabDaemon]
 
@@ -141,6 +141,7 @@ def test_a_member_that_is_stopped_hands_over_at_once(fleet: ExclusiveFleet) -> N
     fleet.wait_waiting(holder)
 
 
+@pytest.mark.timed
 def test_a_daemon_that_is_killed_is_followed_by_one_that_keeps_the_session(fleet: ExclusiveFleet) -> None:
     holder = VPN1 if fleet.up(VPN1) else VPN2
     daemon, before = fleet.daemons[holder], fleet.logins

@@ -27,7 +27,7 @@ def kinds(lab: Lab) -> Iterator[Customers]:
         made.openvpn()
         made.openconnect()
         made.wireguard()
-        made.ipsec()
+        made.ipsec(patient=True)
         made.sshuttle()
         yield made
     for site in SITES:

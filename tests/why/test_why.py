@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core.diagnosis.answer import Explanation, document
+from supervisor.core.diagnosis.answer import Explanation, PacketOutcome, document
 from supervisor.core.diagnosis.query import Evidence, RouteDecision, locate, parse_query, shifted
 from supervisor.core.humanize import byte_size, duration
 from supervisor.core.network.layout import MAIN_TABLE, Device, Element, HostFeatures, Layout, Route
 from supervisor.core.network.plan import Lane
+from supervisor.core.network.second_hop import OtherMember, handed_over, member_lanes
 from supervisor.core.network.wanted import wanted
 from tests.states import but
 from tests.why.worlds import FIRST_LANE, asked, facts
@@ -175,6 +176,27 @@ def test_every_step_of_a_packet_that_arrives() -> None:
     ]
     assert f"0.0.0.0/0 dev t-acme table {FIRST_LANE}" in step(answer, "table")
     assert step(answer, "closed").startswith("100.64.0.0/16 ")
+
+
+@pytest.mark.parametrize(
+    ("answering", "members", "status", "words"),
+    [
+        ({"vpn2"}, ("vpn2",), "ok", "do not know go to member vpn2 (172.31.2.2, dev m-vpn2, lane "),
+        (set(), ("vpn2",), "warning", "are reset: member vpn2 (172.31.2.2) does not answer through lane "),
+        ({"vpn2", "vpn3"}, ("vpn2", "vpn3"), "ok", "are reset: it is not known which member carried "),
+    ],
+)
+def test_where_connections_go_that_another_member_knows(
+    answering: set[str], members: tuple[str, ...], status: str, words: str
+) -> None:
+    given = facts("10.77.0.10")
+    others = tuple(OtherMember(name, ip_address(f"172.31.{name[-1]}.2"), port=4790) for name in members)
+    lanes = member_lanes(others, frozenset(answering))
+    plan = replace(given.plan, members=lanes, handed_over=handed_over(lanes, given.plan.carries, {}))
+    answer = asked(replace(given, plan=plan), layout=wanted(plan, given.kernel.host))
+    assert words.removeprefix("do not know ") in step(answer, "second hop")
+    assert [each.status for each in answer.steps if each.name == "second hop"] == [status]
+    assert answer.outcome is PacketOutcome.CARRIED
 
 
 def test_staff_whose_packets_come_in_by_another_interface_are_named() -> None:

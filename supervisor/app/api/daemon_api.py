@@ -372,6 +372,9 @@ def _outcome(tunnel: str, verb: str, before: TunnelState, drain: bool) -> Callab
             return state.phase is Phase.STOPPED or (
                 drain and state.drain is not None and state.drain.left is not None
             )
+        if state.phase is Phase.BACKOFF and state.reason is Reason.LOCK:
+            lock = now.locks.get(tunnel)
+            return lock is not None and not lock.held and bool(lock.holder or lock.text)
         return state.session.number >= number and (state.phase in _SETTLED or state.asking is not None)
 
     return reached

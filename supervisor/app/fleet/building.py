@@ -13,6 +13,7 @@ from supervisor.app.fleet.orders import FollowedOrders
 from supervisor.app.stores.fleet_orders import FleetOrderFile
 from supervisor.config import Config
 from supervisor.core.events import Event
+from supervisor.core.fleet.carriers import carrying_tunnels
 from supervisor.core.fleet.member_status import MemberStatus, member_status
 from supervisor.core.fleet.orders import NO_DEMANDS, Demands
 from supervisor.core.snapshot import Snapshot
@@ -56,7 +57,5 @@ def membership(config: Config, name: str, inputs: MembershipInputs) -> Membershi
 
 
 def _status(engine: EngineView, snapshot: Snapshot, demands: Demands) -> MemberStatus:
-    plan = engine.plan
-    owners = {lane.number: lane.tunnel for lane in plan.lanes if lane.up}
-    carrying = {owners[carry.lane] for carry in plan.carries if carry.lane in owners}
+    carrying = carrying_tunnels(engine.plan)
     return member_status(version(), snapshot, carrying, (), drained=demands.drained)

@@ -14,6 +14,7 @@ from supervisor.app.stores.held_locks import HeldLockFile
 from supervisor.config import Config
 from supervisor.core.events import Event
 from supervisor.core.network.lanes import both_slots
+from supervisor.core.network.plan import assign_lanes
 from supervisor.fleet.lock_keeper import LockKeeper, LockSources
 from supervisor.kernel.network import KernelNetwork
 
@@ -76,11 +77,14 @@ def lock_keeper(config: Config, inputs: LockInputs) -> LockKeeper | None:
 
 
 async def recall_locks(
-    keeper: LockKeeper, config: Config, network: KernelNetwork, lanes: Mapping[str, int]
+    keeper: LockKeeper | None, config: Config, network: KernelNetwork, known: Mapping[str, int]
 ) -> None:
     """Go on from what an earlier daemon has held, before the kernel is set up: the clients that are adopted
-    send on. `lanes`: of the tunnels, then.
+    send on. `known`: the lanes of its tunnels.
     """
-    permits = keeper.recall(HeldLockFile(config.facilitator.runtime_dir).load())
-    known = {name: end for name, end in permits.items() if name in lanes}
-    await network.permit({lane: end for name, end in known.items() for lane in both_slots(lanes[name])})
+    if keeper is None:
+        return
+    permits = await keeper.recall(HeldLockFile(config.facilitator.runtime_dir).load())
+    lanes = assign_lanes(list(config.tunnels), known)
+    ends = {lanes[name]: end for name, end in permits.items() if name in lanes}
+    await network.permit({lane: end for number, end in ends.items() for lane in both_slots(number)})

@@ -20,7 +20,8 @@ from typing import Any
 from supervisor.app.engine_view import DemandableEngine
 from supervisor.app.fleet.orders import FollowedOrders, HeldTunnels
 from supervisor.core.conditions import Condition
-from supervisor.core.events import Event, Noticed
+from supervisor.core.events import Event, MembersCarry, Noticed
+from supervisor.core.fleet.carriers import previous_carriers
 from supervisor.core.fleet.member_status import MemberStatus
 from supervisor.core.fleet.orders import FleetOrder, OrderKind
 from supervisor.core.fleet.view import (
@@ -81,6 +82,7 @@ class EngineMembership:
         self._following = Following(service, places.orders, service.ttl / POLLS, self._ordered, away)
         self._watching = Following(service, places.nodes, STATUS_POLL_SECONDS, self._saw)
         self._sight = FleetSight(source="engine")
+        self._carried: Mapping[str, str] = {}  # by tunnel: the other member that carried it last
         self._away: dict[str, str] = {}  # by what cannot be done
 
     @property
@@ -210,6 +212,10 @@ class EngineMembership:
         self._sight = replace(before, statuses=statuses, unknown=unknown, silent=silent)
         if statuses != before.statuses:
             self._post(Noticed(""))
+        carried = previous_carriers(self._carried, statuses, self._who.name)
+        if carried != self._carried:
+            self._carried = carried
+            self._post(MembersCarry("", carried=tuple(sorted(carried.items()))))
 
     def _reached(self, what: str, problem: str | None) -> None:
         """The lock engine has answered, or why it has not."""

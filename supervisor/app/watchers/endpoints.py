@@ -21,11 +21,11 @@ from tunnels.base import AnyKind
 from tunnels.settings import Tunnel
 
 CHECK_SECONDS = 3.0  # between two checks of the tunnels while all gateways answer
-SUSPECT_CHECK_SECONDS = 0.5  # the same while a tunnel fails: its gateway's return is to be seen at once
+SUSPECT_CHECK_SECONDS = 0.25  # the same while a tunnel fails: its gateway's return is to be seen at once
 WORKING_PROBE_SECONDS = 60.0  # between two echo requests to a gateway whose tunnels work
 # Between two probes of a gateway that answers although its tunnels fail: it may ban us for more.
 FAILING_PROBE_SECONDS = 20.0
-SILENT_PROBE_SECONDS = 1.0  # the same of one that does not answer: what reaches nobody harms nobody
+SILENT_PROBE_SECONDS = 0.25  # the same of one that does not answer: what reaches nobody harms nobody
 ANSWER_TIMEOUT_SECONDS = 1.0
 SILENT_AFTER_PROBES = 2  # unanswered in a row
 _MAX_CONCURRENT_PROBES = 50

@@ -31,7 +31,9 @@ class EnteredFlowsWatch:
         """Watch, for ever."""
         before: Mapping[str, int] = {}
         while True:
-            await self._engine.wait_for(lambda snapshot: bool(self._undecided()))
+            if not self._undecided():
+                before = {}  # what comes until it is asked again says nothing
+                await self._engine.wait_for(lambda snapshot: bool(self._undecided()))
             now = self._flows()
             for name, flows in now.items():
                 if name in before and flows > before[name]:

@@ -95,6 +95,7 @@ def _on_its_way(evidence: Evidence, path: PacketPath) -> Explanation:
         *announcement(evidence, path),
         *checks.session(evidence, path),
         *kernel,
+        *checks.second_hop(evidence, path),
         *kernel_checks.counters(evidence, path),
         *checks.failures(evidence, path.tunnel.name),
     )

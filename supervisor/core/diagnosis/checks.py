@@ -256,6 +256,29 @@ def agreement(path: PacketPath) -> Iterator[Check]:
         )
 
 
+def second_hop(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
+    """Where TCP goes that this host has never seen, with other members of a fleet."""
+    network = path.match.carry.network
+    lane = next((each.lane for each in evidence.plan.handed_over if each.network == network), None)
+    if lane is None:
+        return
+    member = next((each for each in evidence.plan.members if each.number == lane), None)
+    what = "connections that this host does not know"
+    if member is None:
+        text = f"{what} are reset: it is not known which member carried {network} before"
+        yield Check("second hop", text)
+    elif not member.alive:
+        text = (
+            f"{what} are reset: member {member.member} ({member.address}) does not answer through lane {lane}"
+        )
+        yield Check("second hop", text, CheckStatus.WARNING)
+    else:
+        way = "directly" if member.device is None else f"dev {member.device}"
+        yield Check(
+            "second hop", f"{what} go to member {member.member} ({member.address}, {way}, lane {lane})"
+        )
+
+
 def failures(evidence: Evidence, tunnel: str) -> Iterator[Check]:
     """Why the last sessions ended, newest first."""
     known = evidence.failures.get(tunnel, ())

@@ -59,8 +59,11 @@ def compose(
     )
     answering = frozenset(member.name for member in scope.members) - snapshot.gone
     ways = member_lanes(scope.members, answering)
-    plan = replace(plan, members=ways, handed_over=handed_over(ways, plan.carries, {})) if ways else plan
+    if ways:
+        said = dict(snapshot.carried)
+        carried = {lane.number: said[lane.tunnel] for lane in plan.lanes if lane.tunnel in said}
+        plan = replace(plan, members=ways, handed_over=handed_over(ways, plan.carries, carried))
     plan = replace(plan, denied=scope.denied)
-    known = (due, next_refusal(snapshot), next_closing(snapshot))
-    moments = [moment for moment in known if moment is not None]
+    times = (due, next_refusal(snapshot), next_closing(snapshot))
+    moments = [moment for moment in times if moment is not None]
     return Composed(plan, carriers, min(moments, default=None))

@@ -107,9 +107,9 @@ def member_lanes(members: tuple[OtherMember, ...], answering: frozenset[str]) ->
 
 
 def handed_over(
-    lanes: tuple[MemberLane, ...], carries: tuple[Carry, ...], carried: Mapping[str, str]
+    lanes: tuple[MemberLane, ...], carries: tuple[Carry, ...], carried: Mapping[int, str]
 ) -> tuple[HandedOver, ...]:
-    """Whose unknown connections are. `carried`: the member that carried a destination before, by network, as
+    """Whose unknown connections are. `carried`: the member that carried the destinations of a lane before, as
     far as that is known. Of one other member it needs not be known; of several nobody can be asked in turn,
     so without it a connection is reset.
     """
@@ -123,14 +123,14 @@ def handed_over(
 def _handed_over(
     lanes: tuple[tuple[str, int], ...],
     carries: ByIdentity[tuple[Carry, ...]],
-    carried: tuple[tuple[str, str], ...],
+    carried: tuple[tuple[int, str], ...],
 ) -> tuple[HandedOver, ...]:
     """One and the same object while nothing changes."""
     numbers, before = dict(lanes), dict(carried)
     otherwise = lanes[0][1] if len(lanes) == 1 else NOBODY
     return tuple(
         [
-            HandedOver(carry.network, numbers.get(before.get(str(carry.network), ""), otherwise))
+            HandedOver(carry.network, numbers.get(before.get(carry.lane, ""), otherwise))
             for carry in carries.value
         ]
     )

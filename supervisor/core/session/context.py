@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from supervisor.core.events import Action
 from supervisor.core.lock_view import LockView
 from supervisor.core.state import SessionEnded, TunnelState
-from tunnels.base import AnyKind
+from tunnels.base import AnyKind, Reason
 from tunnels.settings import Tunnel
 
 
@@ -29,6 +29,15 @@ class StepContext:
     utc_offset: float  # seconds that turn a monotonic moment into local time
     # Seconds from the announcement that a tunnel takes no new flows to its planned end; 0: nobody is told.
     notice: float
+
+    @property
+    def hindrance(self) -> Reason | None:
+        """Why no client may start, whatever its tunnel wants: this host has no way out (UPLINK), or not the
+        lock of the tunnel's account (LOCK).
+        """
+        if not self.uplink:
+            return Reason.UPLINK
+        return Reason.LOCK if self.lock is not None and not self.lock.held else None
 
 
 @dataclass(frozen=True, slots=True)

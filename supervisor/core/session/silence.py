@@ -28,7 +28,8 @@ from supervisor.core.state import (
 )
 from tunnels.base import Reason
 
-# Once the gateway answers again, the session has this long to show that it lives; longer than a probe round.
+# Once the gateway answers again, the session has this long to show that it lives. TCP repeats a lost SYN
+# after a second; an echo request is repeated by the next round only.
 RETURN_SECONDS = 1.5
 
 
@@ -56,9 +57,14 @@ def _waits(c: StepContext, state: TunnelState, active: SessionState) -> bool:
     """A login would reach nobody, or the session may still show that it lives."""
     if state.endpoint is Reach.SILENT:
         return True
-    if undecided(c, active):
+    if state.endpoint is Reach.ANSWERS and c.now - state.endpoint_since < _return_seconds(c):
         return True
-    return state.endpoint is Reach.ANSWERS and c.now - state.endpoint_since < RETURN_SECONDS
+    return not state.endpoint_returned and undecided(c, active)
+
+
+def _return_seconds(c: StepContext) -> float:
+    echo = any(target.startswith("icmp:") for target in c.tunnel.probe.targets)
+    return max(RETURN_SECONDS, c.tunnel.probe.timeout) if echo else RETURN_SECONDS
 
 
 def _lost(c: StepContext, step: Step, active: SessionState) -> Step:

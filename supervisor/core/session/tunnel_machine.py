@@ -49,8 +49,8 @@ from supervisor.core.state import (
 from tunnels.base import Reason
 
 QUIET_SECONDS = 900.0  # that a reconnect for changed inputs waits for a quiet moment
-UPLINK_RECHECK_SECONDS = 30.0  # between two looks at a dead uplink; its return is told by an event
-LOCK_RECHECK_SECONDS = 60.0  # between two looks at a lock; that it is ours is told by an event
+# between two looks at a dead uplink, or at a lock that is not ours; an event tells when that changes
+RECHECK_SECONDS = {Reason.UPLINK: 30.0, Reason.LOCK: 60.0}
 SPREAD_SECONDS = 1.0  # over which the starts after the return of an uplink or a gateway are spread
 
 
@@ -190,7 +190,8 @@ def _quiet(c: StepContext, state: TunnelState, active: SessionState, event: ev.Q
 
 
 def _endpoint_seen(c: StepContext, state: TunnelState, event: ev.EndpointSeen) -> Step:
-    return Step(replace(state, endpoint=event.reach, endpoint_since=c.now))
+    returned = event.reach is Reach.ANSWERS and state.endpoint is Reach.SILENT
+    return Step(replace(state, endpoint=event.reach, endpoint_since=c.now, endpoint_returned=returned))
 
 
 def _endpoint_seen_waiting(c: StepContext, state: TunnelState, event: ev.EndpointSeen) -> Step:
@@ -237,7 +238,6 @@ def _uplink_back_idle(c: StepContext, state: TunnelState, event: ev.UplinkBack) 
 
 
 def _lock_changed_idle(c: StepContext, state: TunnelState, event: ev.LockChanged) -> Step:
-    """What has waited for it begins."""
     return begin(c, state, Reason.LOCK) if event.lock.held and state.reason is Reason.LOCK else Step(state)
 
 
@@ -275,14 +275,9 @@ def begin(c: StepContext, state: TunnelState, reason: Reason) -> Step:
     if reason is not Reason.CLOCK_SET and not login_left(c.tunnel, retry):
         spent = replace(retry, turn=None, failure=_spent(c, retry))
         return _given_up(c, replace(state, retry=spent), Reason.AUTH)
-    if not c.uplink:
-        known = state.phase is Phase.BACKOFF and state.reason is Reason.UPLINK
-        since = state.since if known else c.now
-        return Step(_waiting(state, Reason.UPLINK, since, c.now + UPLINK_RECHECK_SECONDS))
-    if c.lock is not None and not c.lock.held:
-        known = state.phase is Phase.BACKOFF and state.reason is Reason.LOCK
-        since = state.since if known else c.now
-        return Step(_waiting(state, Reason.LOCK, since, c.now + LOCK_RECHECK_SECONDS))
+    if (hindrance := c.hindrance) is not None:
+        since = state.since if (state.phase, state.reason) == (Phase.BACKOFF, hindrance) else c.now
+        return Step(_waiting(state, hindrance, since, c.now + RECHECK_SECONDS[hindrance]))
     if (moment := max(c.turn, retry.login_after)) > c.now:
         state = replace(state, retry=replace(retry, turn=c.turn))
         return Step(_waiting(state, reason, c.now, moment))

@@ -58,6 +58,7 @@ class TunnelSet:
     uplink: Uplink = Uplink()
     draining: bool = False
     gone: frozenset[str] = frozenset()  # other members of the fleet that do not answer
+    carried: tuple[tuple[str, str], ...] = ()  # see `Snapshot`
     locks: Mapping[str, LockView] = field(default_factory=dict)  # what is known, by tunnel
     notice: float = 0.0  # see `StepContext`
 
@@ -73,7 +74,7 @@ class TunnelSet:
 
     def snapshot(self, now: float) -> Snapshot:
         """The read model of everything that goes out."""
-        return Snapshot(self.members, now, self.draining, self.uplink, self.gone, self.locks)
+        return Snapshot(self.members, now, self.draining, self.uplink, self.gone, self.locks, self.carried)
 
     def with_state(self, name: str, state: TunnelState) -> TunnelSet:
         """The set with another state of this tunnel."""
@@ -121,14 +122,21 @@ def fold(
             back = tuple([ev.UplinkBack(name) for name in tunnel_set.members]) if event.alive else ()
             uplink = Uplink(event.alive, now, event.text)
             return TunnelSetStep(replace(tunnel_set, uplink=uplink), events=back, changed=True)
-        case ev.MemberChanged():
-            others = tunnel_set.gone - {event.member}
-            gone = others if event.alive else others | {event.member}
-            return TunnelSetStep(replace(tunnel_set, gone=gone), changed=gone != tunnel_set.gone)
+        case ev.MemberChanged() | ev.MembersCarry():
+            after = _with_members(tunnel_set, event)
+            return TunnelSetStep(after, changed=after != tunnel_set)
         case ev.ClockSet(tunnel=""):
             return TunnelSetStep(tunnel_set, events=tuple([ev.ClockSet(name) for name in tunnel_set.members]))
         case _:
             return _of_tunnel(tunnel_set, event, now, jitter, utc_offset)
+
+
+def _with_members(tunnel_set: TunnelSet, event: ev.MemberChanged | ev.MembersCarry) -> TunnelSet:
+    """What is known of the other members of the fleet."""
+    if isinstance(event, ev.MembersCarry):
+        return replace(tunnel_set, carried=event.carried)
+    others = tunnel_set.gone - {event.member}
+    return replace(tunnel_set, gone=others if event.alive else others | {event.member})
 
 
 def _of_tunnel(

@@ -118,7 +118,6 @@ class LockEntry(TypedDict):
     token: int | None
     """While it is held: orders all that ever held it."""
     holder: str | None
-    """Another member that holds it, and since when."""
     text: str | None
     """What the tunnel waits for; null: it holds the lock."""
 

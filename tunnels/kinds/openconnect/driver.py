@@ -49,9 +49,6 @@ from tunnels.kinds.openconnect.progress import REFUSED_CODE, Progress, cookie_re
 
 STOP_SECONDS = 3.0  # from a signal to SIGKILL; in a handshake with a mute server openconnect ignores signals
 LEAVE_SECONDS = 0.05  # after SIGTERM in which the daemon's `leave` may still arrive
-# Dead peer detection, in seconds: openconnect sends a keepalive after so much silence, and gives up after
-# about twice as long.
-DPD_SECONDS = 4
 BROWSER = "/bin/echo"  # openconnect runs it with the address to open
 KEPT_SECONDS = 3.0  # for the address of the login to accept a connection, before the name is asked again
 # run by a shell; the other reasons need no action
@@ -71,6 +68,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--protocol", required=True, help="as openconnect names it")
     parser.add_argument("--device", required=True, help="name of the network device to make")
     parser.add_argument("--talk", type=int, required=True, help="descriptor of the key that the daemon shows")
+    parser.add_argument(
+        "--dpd", type=int, required=True, help="seconds of silence after which the server is asked"
+    )
     parser.add_argument("--user", help="account name")
     parser.add_argument("--group", help="what to choose where the server offers several groups")
     parser.add_argument("--usergroup", help="the path of the server's address")
@@ -178,7 +178,7 @@ class OpenconnectSession:
             "--reconnect-timeout",
             "0",
             "--force-dpd",
-            str(DPD_SECONDS),
+            str(self._options.dpd),
             *(("--servercert", pin) if pin else ()),
             *here,
             url,

@@ -26,9 +26,10 @@ _PIN = re.compile(r"pin-sha256:[A-Za-z0-9+/]{43}=|sha256:[0-9a-f]{64}|sha1:[0-9a
 _PEM = b"-----BEGIN "
 
 Protocol = Literal["anyconnect", "gp", "pulse", "f5", "fortinet", "array", "nc"]
-# after the gateway's last packet in which openconnect has ended or connected again: its dead peer detection
-# (DPD_SECONDS of the driver) ends after twice as long, and it tries once in place
-SILENT_SECONDS = 12.0
+# Dead peer detection, in seconds: openconnect asks a server that is silent for so long, and gives up after
+# twice as long. Where probes judge the session, a silence of the network is to cost nothing.
+_DPD_SECONDS, _DPD_SECONDS_WITH_PROBES = 4, 22
+_LAST_TRY_SECONDS = 4.0  # it tries once in place
 
 
 OperatingSystem = Literal["linux", "linux-64", "win", "mac-intel", "android", "apple-ios"]
@@ -136,6 +137,7 @@ def _launch(tunnel: OpenConnect, place: Placement, inputs: Mapping[str, bytes]) 
         "--os": tunnel.os,
         "--pin": tunnel.server_certificate,
         "--mtu": None if tunnel.mtu is None else str(tunnel.mtu),
+        "--dpd": str(_dpd_seconds(tunnel)),
     }
     files = {name: inputs[name] for name in ("certificate", "key", "kept") if name in inputs}
     return Launch(
@@ -292,6 +294,10 @@ _LINES = table(
 )
 
 
+def _dpd_seconds(tunnel: OpenConnect) -> int:
+    return _DPD_SECONDS_WITH_PROBES if tunnel.probe.targets else _DPD_SECONDS
+
+
 def _dialogue(tunnel: OpenConnect, inputs: Mapping[str, bytes]) -> ProgramDialogue:
     known = {} if tunnel.login.username is None else {"username": tunnel.login.username}
     if "password" in inputs:
@@ -312,7 +318,7 @@ OPENCONNECT = Kind(
     dialogue=_dialogue,
     binaries=("openconnect",),
     renew=(RENEW,),
-    ends_within=lambda tunnel: SILENT_SECONDS,
+    ends_within=lambda tunnel: 2 * _dpd_seconds(tunnel) + _LAST_TRY_SECONDS,
     logout=(LOGOUT,),
     endpoint=lambda tunnel: tunnel.host,
     tcp_port=lambda tunnel: tunnel.port,

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-RETRIES = 4  # of a packet: a dead gateway is given up after 11 s
+RETRIES = 4  # of a packet: a dead gateway is given up after 10 s
+RETRIES_WITH_PROBES = (
+    9  # after 25 s: where probes judge the session, a silence of the network is to cost nothing
+)
 _NEVER = "0x7fabcdef/0xffffffff"  # no packet has this mark: for the moment until charon's rule is deleted
 _PLUGINS = (
     "random nonce openssl pem pkcs1 pkcs7 pkcs8 pkcs12 x509 pubkey constraints revocation aes sha1 sha2 "
@@ -30,6 +33,7 @@ charon-systemd {{
   routing_table_prio = 32000
   retransmit_timeout = 1.0
   retransmit_base = 1.4
+  retransmit_limit = 3
   retransmit_tries = {retries}
   i_dont_care_about_security_and_use_aggressive_mode_psk = yes
   plugins {{

@@ -39,7 +39,7 @@ from tunnels.kinds.strongswan.associations import (
     lasting_policies,
     living,
 )
-from tunnels.kinds.strongswan.daemon_configuration import RETRIES, configuration
+from tunnels.kinds.strongswan.daemon_configuration import RETRIES, RETRIES_WITH_PROBES, configuration
 from tunnels.kinds.strongswan.dead_peer_detection import delay_seconds, received_messages
 from tunnels.kinds.strongswan.vici import Message, Vici, ViciError
 
@@ -80,7 +80,8 @@ class CharonSession:
         """
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
         await self._resolve_gateways()
-        charon = await _start_charon(RETRIES_OF_SEVERAL if self._several else RETRIES)
+        alone = RETRIES_WITH_PROBES if self._options.probed else RETRIES
+        charon = await _start_charon(RETRIES_OF_SEVERAL if self._several else alone)
         gone = asyncio.create_task(charon.wait())
         session = asyncio.create_task(self._session(charon.pid))
         gone.add_done_callback(lambda _: self._over.set())
@@ -377,6 +378,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--local", action="append", default=[], help="an address to send from, and where it stands"
     )
     words.add_argument("--gateway", action="append", default=[], help="what stands for a name in the text")
+    words.add_argument("--probed", action="store_true", help="the daemon judges whether the session is dead")
     words.add_argument("--several", action="store_true", help="there are other gateways: give up sooner")
     for flag in ("--psk", "--login"):
         words.add_argument(flag, action="store_true")

@@ -116,6 +116,7 @@ def _launch(tunnel: StrongSwan, place: Placement, inputs: Mapping[str, bytes]) -
             *(word for at in config.locals for word in ("--local", f"{tunnel.config}:{at.line}={at}")),
             *(word for gateway in config.gateways for word in ("--gateway", "=".join(map(str, gateway)))),
             *(("--several",) if config.several else ()),
+            *(("--probed",) if tunnel.probe.targets else ()),
             *(("--psk",) if "psk" in inputs else ()),
             *(("--login",) if logs_in else ()),
             *(("--append-code",) if tunnel.login.append_code else ()),
