@@ -65,7 +65,6 @@ class Method(StrEnum):
     CERTIFICATE = "certificate"
     TOTP = "totp"
     NOTIFICATION = "notification"
-    OIDC = "oidc"
 
 
 # --- from a sidecar

@@ -325,6 +325,23 @@ async def test_who_had_an_address_at_a_moment(service: SessionService, clock: Ha
     assert await holder(clock.time) == ["bob"]
 
 
+async def test_what_is_older_than_the_retention_is_forgotten_and_a_late_reader_gets_the_whole_book(
+    service: SessionService, clock: HandClock
+) -> None:
+    await allowed(service, "alice")
+    await service.heartbeat(heartbeat([]))
+    first = await service.addresses("vpn1", 0, 0)
+    clock.time += 3600
+    kept = await allowed(service, "bob")
+    await service.heartbeat(heartbeat([kept.session]))
+    await service.forget(1800.0)
+    assert await states(service) == ["up"]
+    assert {each.person for each in (await service.events(0, None, 100, 0)).events} == {"bob"}
+    book = await service.addresses("vpn1", first.revision, 0)
+    assert book.complete
+    assert [each.session for each in book.entries] == [kept.session]
+
+
 # --- codes
 
 
