@@ -58,4 +58,4 @@ def membership(config: Config, name: str, inputs: MembershipInputs) -> Membershi
 
 def _status(engine: EngineView, snapshot: Snapshot, demands: Demands) -> MemberStatus:
     carrying = carrying_tunnels(engine.plan)
-    return member_status(version(), snapshot, carrying, (), drained=demands.drained)
+    return member_status(version(), snapshot, carrying, drained=demands.drained)
