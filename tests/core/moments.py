@@ -15,6 +15,7 @@ _USUAL = {
     "retry_turn": 0.0,
     "uplink": True,
     "doubted": False,
+    "heard": True,
     "utc_offset": 0.0,
 }
 

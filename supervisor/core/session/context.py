@@ -22,6 +22,7 @@ class StepContext:
     retry_turn: float  # monotonic seconds: before this moment no attempt may be repeated
     uplink: bool  # whether this host's way out works; without it nothing is started or given up
     doubted: bool  # the uplink may be dead: no missed probe is judged until that is known
+    heard: bool  # the remote gateway, when it is asked, is not silent, nor was it a moment ago
     utc_offset: float  # seconds that turn a monotonic moment into local time
 
 

@@ -52,6 +52,7 @@ def diagram() -> str:
         retry_turn=0.0,
         uplink=True,
         doubted=False,
+        heard=True,
         utc_offset=0.0,
     )
     for phase in Phase:

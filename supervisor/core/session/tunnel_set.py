@@ -20,7 +20,7 @@ from supervisor.core.session.pacing import GatewayPacer, RetryBudget, login_turn
 from supervisor.core.session.step import step
 from supervisor.core.session.transitions import public, transitions
 from supervisor.core.snapshot import Snapshot, Transition, Uplink
-from supervisor.core.state import Phase, TunnelState
+from supervisor.core.state import Phase, Reach, TunnelState
 from tunnels.base import AnyKind, Reason
 from tunnels.settings import Tunnel
 
@@ -140,6 +140,7 @@ def _of_tunnel(
         tunnel_set.retries.turn(),
         tunnel_set.uplink.alive,
         tunnel_set.uplink.doubted,
+        before.endpoint is not Reach.SILENT and not before.endpoint_returned,
         utc_offset,
     )
     result = step(context, before, event)
