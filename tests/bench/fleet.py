@@ -33,7 +33,7 @@ from tests.lab.wait import eventually
 CARRYING = 100  # the metric of a member that carries is smaller
 
 
-class LivingFleet:
+class BenchedFleet:
     """Two members that are well, and their router."""
 
     def __init__(self, running: contextlib.ExitStack) -> None:
@@ -174,7 +174,7 @@ def main() -> None:
     given = words.parse_args()
     table = Table("what happens", "n", "datagrams lost", "streams broken", "pause or outage")
     with contextlib.ExitStack() as running:
-        fleet = LivingFleet(running)
+        fleet = BenchedFleet(running)
         for what, times, one in (
             ("drained by an order", given.drains, fleet.drain),
             ("client killed", given.kills, fleet.kill_client),

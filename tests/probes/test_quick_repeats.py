@@ -10,7 +10,7 @@ import pytest
 from supervisor.probes.quick_repeats import REPEAT_SECONDS, SUSPICION_SECONDS, QuickRepeats
 
 
-class World:
+class ProbedWorld:
     """Targets that answer the request with this number, and users' packets."""
 
     def __init__(self, *, answers_at: int | None = None, passes: bool = False) -> None:
@@ -36,7 +36,7 @@ class World:
 
 
 async def test_silence_is_a_suspicion_once_until_an_answer() -> None:
-    world = World()
+    world = ProbedWorld()
     await world.round()
     assert world.suspicions == 1
     assert 3 <= world.asked <= SUSPICION_SECONDS / REPEAT_SECONDS
@@ -50,7 +50,7 @@ async def test_silence_is_a_suspicion_once_until_an_answer() -> None:
 
 
 async def test_a_round_that_is_answered_at_once_costs_no_further_request() -> None:
-    world = World()
+    world = ProbedWorld()
     for _ in range(3):
         world.repeats.begin()
         await asyncio.sleep(0.01)
@@ -61,14 +61,14 @@ async def test_a_round_that_is_answered_at_once_costs_no_further_request() -> No
 
 @pytest.mark.parametrize("answers_at", [1, 3])
 async def test_an_answer_to_a_repeat_ends_it(answers_at: int) -> None:
-    world = World(answers_at=answers_at)
+    world = ProbedWorld(answers_at=answers_at)
     await world.round()
     assert (world.asked, world.suspicions, world.repeats.answered) == (answers_at, 0, True)
     world.repeats.end()
 
 
 async def test_users_packets_that_come_back_end_it() -> None:
-    world = World(passes=True)
+    world = ProbedWorld(passes=True)
     await world.round()
     assert (world.suspicions, world.looked) == (0, 2)
     world.repeats.end()
