@@ -147,8 +147,8 @@ BUGS = (
     Bug(
         "a session is given up before the protocol could show that it lives",
         f"{SESSION}/silence.py",
-        "    if undecided(c, active):\n        return True\n",
-        "",
+        "    return not state.endpoint_returned and undecided(c, active)\n",
+        "    return False\n",
         "tests/simulation/test_protocol_signs.py::"
         "test_a_filter_of_eight_minutes_costs_at_most_one_login_and_blames_the_destination",
     ),
@@ -171,10 +171,18 @@ BUGS = (
     Bug(
         "packets that come back to staff count for nothing",
         f"{SESSION}/machine.py",
-        "    if event.proof is Proof.TRAFFIC:\n",
-        "    if False:\n",
+        "    if event.proof in (Proof.TRAFFIC, Proof.REPEATED):\n",
+        "    if event.proof is Proof.REPEATED:\n",
         "tests/simulation/test_probe_targets.py::"
         "test_a_session_that_passes_real_traffic_is_well_and_its_dead_targets_are_told",
+    ),
+    Bug(
+        "a suspicion moves nothing to another tunnel",
+        "supervisor/core/network/failover.py",
+        "    fit = [candidate for candidate in stays if sound(*candidate)] or stays\n",
+        "    fit = stays\n",
+        "tests/core/test_announcements.py::"
+        "test_a_suspected_tunnel_gives_new_flows_to_another_one_that_is_not",
     ),
     Bug(
         "a dead target beside a living one is told nowhere",
