@@ -10,6 +10,7 @@ class LockView:
     """What this member knows of the lock of an exclusive tunnel's account (`core.fleet.lease`)."""
 
     account: str
+    engine: bool = True  # the lock engine answers
     held: bool = False  # by us, for this tunnel
     token: int | None = None  # while we hold it: orders all that ever held it
     holder: str | None = None  # another one that holds it, and since when

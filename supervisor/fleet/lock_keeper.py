@@ -51,6 +51,9 @@ class LockSources:
     permit: Callable[[Mapping[str, float]], Awaitable[None]]  # tunnel -> until when its client may send
     note: Callable[[str, Mapping[str, object]], None]  # a line for the log
     keep: Callable[[HeldLocks | None], None]  # for the next daemon
+    vouch: Callable[
+        [str], Awaitable[bool]
+    ]  # every other member says that it does not hold this account's lock
 
 
 def _boottime() -> float:
@@ -85,6 +88,7 @@ class LockKeeper:
         self._wake = asyncio.Event()
         self._calls: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
+        self._vouching: dict[str, asyncio.Task[None]] = {}  # by account
         self._differences = clocks.differences()
         self._jumped_at: float | None = None
         self._denied = ""
@@ -167,19 +171,21 @@ class LockKeeper:
     async def _turn(self) -> None:
         now = self._clocks.monotonic()
         self._look_at_clocks(now)
-        self._member = self._member.wished(self._by_account(), now).passed(now)
+        cautious = any(wish.keep for wish in self._wishes.values())
+        self._member = replace(self._member, cautious=cautious).wished(self._by_account(), now).passed(now)
         for request in tuple(self._member.requests(now)):
             self._member = self._member.sent(request, now)
             task = asyncio.create_task(self._call(request, now))
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
+        self._ask_the_others()
         await self._fence()
         self._tell(self._clocks.monotonic())
         self._keep()
         self._follow_locks()
 
     def _cancel(self) -> None:
-        for task in (*self._calls, self._watch):
+        for task in (*self._calls, *self._vouching.values(), self._watch):
             if task is not None:
                 task.cancel()
         self._watch = None
@@ -272,6 +278,26 @@ class LockKeeper:
                     self._wake.set()
             await asyncio.sleep(WATCH_PAUSE_SECONDS)
 
+    # --- without the lock service
+    def _ask_the_others(self) -> None:
+        """`without_lock: keep`: while the service is silent, the members themselves are asked."""
+        for account, each in self._member.accounts.items():
+            wish = self._wishes.get(self._granted.get(account, ""))
+            if each.phase is LeasePhase.UNKNOWN and wish is not None and wish.keep:
+                if account not in self._vouching:
+                    self._vouching[account] = asyncio.create_task(self._vouched(account))
+            elif (task := self._vouching.pop(account, None)) is not None:
+                task.cancel()
+
+    async def _vouched(self, account: str) -> None:
+        """Ask until the service is back, or somebody does not answer in time."""
+        while True:
+            asked = self._clocks.monotonic()
+            if await self._sources.vouch(account):
+                self._member = self._member.vouched(account, asked, self._clocks.monotonic())
+                self._wake.set()
+            await asyncio.sleep(interval(self._service.ttl) / 2)
+
     # --- what follows
 
     async def _fence(self) -> None:
@@ -310,10 +336,11 @@ class LockKeeper:
         lease = self._member.accounts.get(wish.account, Lease())
         first = self._granted.get(wish.account)
         if first != name and lease.phase in _OURS:
-            return LockView(wish.account, holder=f"this host for tunnel {first}")
+            return LockView(wish.account, self.answers, holder=f"this host for tunnel {first}")
         held = first == name and not lease.must_end(now)
         text = "" if held else lease.why or self._member.silent
-        return LockView(wish.account, held, lease.token if held else None, lease.holder, text)
+        token = lease.token if held else None
+        return LockView(wish.account, self.answers, held, token, lease.holder, text)
 
     def _wrong(self, now: float) -> dict[str, Condition]:
         found = {}

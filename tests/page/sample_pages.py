@@ -99,6 +99,7 @@ def tunnel(name: str, **changed: Any) -> TunnelOnPage:
         "next_attempt": None,
         "asks": None,
         "waits_for_code": None,
+        "lock": None,
         "not_retried": None,
         "last_error": None,
         "availability": {"ratio": 1.0, "last_day": ["up"] * 96},

@@ -9,10 +9,12 @@ import structlog
 
 from supervisor.app.engine_view import EngineView
 from supervisor.app.files import Files
-from supervisor.app.fleet.lock_engine import lock_service
+from supervisor.app.fleet.lock_engine import client_tls, lock_service
+from supervisor.app.fleet.lock_vouchers import LockVouchers
 from supervisor.app.stores.held_locks import HeldLockFile
 from supervisor.config import Config
 from supervisor.core.events import Event
+from supervisor.core.fleet.lease import call_budget
 from supervisor.core.network.lanes import both_slots
 from supervisor.core.network.plan import assign_lanes
 from supervisor.fleet.lock_keeper import LockKeeper, LockSources
@@ -64,6 +66,8 @@ def lock_keeper(config: Config, inputs: LockInputs) -> LockKeeper | None:
     def note(text: str, about: Mapping[str, object]) -> None:
         structlog.get_logger().info(text, **about)
 
+    service = lock_service(fleet.lock, inputs.member, inputs.files)
+    others = {name: each.api for name, each in fleet.members.items() if name != inputs.member}
     sources = LockSources(
         fleet.name,
         inputs.member,
@@ -72,8 +76,9 @@ def lock_keeper(config: Config, inputs: LockInputs) -> LockKeeper | None:
         PermittedLanes(inputs.network, inputs.engine.lane).permit,
         note,
         file.keep,
+        LockVouchers(others, lambda: client_tls(fleet.tls), call_budget(service.ttl)).vouch,
     )
-    return LockKeeper(lock_service(fleet.lock, inputs.member, inputs.files), sources)
+    return LockKeeper(service, sources)
 
 
 async def recall_locks(

@@ -76,6 +76,8 @@ class MemberLease:
     trusted: float = NEVER  # what was sent before gives no permission
     accounts: Mapping[str, Lease] = field(default_factory=dict)
     under_way: frozenset[LockRequest] = frozenset()
+    cautious: bool = False  # some tunnel keeps its session without the service: see `ask_at`
+    ask_at: float = NEVER  # no lock is asked for before: another member may keep its session until then
     silent: str = ""  # why the last call was not answered; empty: it was
 
     # --- what to do
@@ -96,7 +98,7 @@ class MemberLease:
         for account, each in self.accounts.items():
             if each.gives_back and now >= self.give_at:
                 yield LockRequest(LockCall.GIVE_BACK, self.lease, account)
-            elif each.asks and now >= self.poll_at and now < self.until - each.log_off:
+            elif each.asks and now >= max(self.poll_at, self.ask_at) and now < self.until - each.log_off:
                 yield LockRequest(LockCall.ACQUIRE, self.lease, account)
 
     @property
@@ -110,7 +112,7 @@ class MemberLease:
         if self.lease is not None or self._needed:
             moments.append(self.renew_at)
         if self.lease is not None and any(each.asks for each in self.accounts.values()):
-            moments.append(self.poll_at)
+            moments.append(max(self.poll_at, self.ask_at))
         if self.lease is not None and any(each.gives_back for each in self.accounts.values()):
             moments.append(self.give_at)
         return min((moment for moment in moments if moment is not None), default=None)
@@ -129,7 +131,8 @@ class MemberLease:
 
     def answered(self, request: LockRequest, reply: LockReply, sent: float, now: float) -> MemberLease:
         """The reply to a call that was sent at that moment."""
-        member = replace(self, under_way=self.under_way - {request}, silent="")
+        ask_at = now + self.ttl if self.silent and self.cautious else self.ask_at
+        member = replace(self, under_way=self.under_way - {request}, silent="", ask_at=ask_at)
         if request.call is not LockCall.OPEN and request.lease != self.lease:
             return member  # about a lease that is over
         if request.call is LockCall.OPEN:

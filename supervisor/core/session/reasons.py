@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from supervisor.core.session.retry import POLICIES, Page, Retry
 
-_ORDERS = frozenset(reason.value for reason, policy in POLICIES.items() if policy.retry is Retry.NOW)
+_ORDERS = frozenset(
+    reason.value
+    for reason, policy in POLICIES.items()
+    if policy.retry is Retry.NOW and policy.page is Page.NO
+)
 _NO_FAILURE = frozenset(reason.value for reason, policy in POLICIES.items() if policy.page is Page.NO)
 _CURED_BY_SOMEBODY = frozenset(
     reason.value for reason, policy in POLICIES.items() if policy.page in (Page.AT_ONCE, Page.GIVEN_UP)

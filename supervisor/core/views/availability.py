@@ -84,7 +84,8 @@ def death_class(reason: str) -> str:
     ended with a daemon that was killed.
     """
     try:
-        return _CLASSES.get(POLICIES[Reason(reason)].retry, "transient")
+        found = _CLASSES.get(POLICIES[Reason(reason)].retry, "transient")
+        return "transient" if found == "asked" and failed(reason) else found
     except ValueError:  # LOST, or a reason of another version
         return "daemon" if reason == LOST else "transient"
 

@@ -113,10 +113,10 @@ class LockEntry(TypedDict):
     """The lock of an exclusive tunnel's account."""
 
     account: str
+    engine: bool
+    """The lock engine answers this member."""
     held: bool
-    """By this member, for this tunnel."""
     token: int | None
-    """While it is held: orders all that ever held it."""
     holder: str | None
     text: str | None
     """What the tunnel waits for; null: it holds the lock."""

@@ -208,6 +208,7 @@ def _lock(tunnel: Tunnel, lock: LockView | None) -> LockEntry | None:
         return None
     return {
         "account": lock.account,
+        "engine": lock.engine,
         "held": lock.held,
         "token": lock.token,
         "holder": lock.holder,
