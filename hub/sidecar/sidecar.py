@@ -258,8 +258,11 @@ class Sidecar:
         question: AskLogin | AskAnswer,
         asked: Coroutine[Any, Any, api.LoginAnswer | None],
     ) -> None:
+        since = time.monotonic()
         answer = await asked
         cid, kid = question.cid, question.kid
+        milliseconds = round((time.monotonic() - since) * 1000, 1)
+        self.log.info("asked", cid=cid, kid=kid, answered=answer is not None, milliseconds=milliseconds)
         effects = machine.unanswered(cid, kid) if answer is None else machine.decided(cid, kid, answer)
         if machine is self.machine:
             self._perform(effects)

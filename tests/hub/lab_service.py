@@ -24,7 +24,7 @@ from tests.netns import Namespace
 
 HUB = str(Path(sys.executable).with_name("facilitator-hub"))
 PORT, HTTP_PORT, PAGES_PORT, WEBHOOK_PORT = 8443, 9465, 8080, 8081
-CROWD = tuple(f"person{number}" for number in range(250))
+CROWD = tuple(f"person{number}" for number in range(700))
 SEED = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
 PEOPLE: dict[str, Any] = {
     **{name: {"groups": ["engineers"]} for name in ("alice", "bob", "carol", "dora", *CROWD)},

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import pytest
 
 from hub.core.api import EndReason
 from tests.hub.lab import HubLab, StaffClient
-from tests.hub.lab_service import CROWD, HUB, SEED, LoginPrompt
+from tests.hub.lab_service import HUB, SEED, LoginPrompt
 from tests.lab.wait import NOISE, eventually
 from tests.netns import Namespace
 
@@ -115,29 +115,6 @@ def received(namespace: Namespace) -> int:
 
 
 @pytest.mark.timed
-def test_killed_sidecars_and_services_cost_no_session(lab: HubLab) -> None:
-    node = lab.nodes["a"]
-    clients = [lab.client(person) for person in CROWD[:10]]
-    for client in clients:
-        client.begin()
-    for client in clients:
-        is_up(lab, client)
-    first = {each.session for each in lab.service.open()}
-    with contextlib.ExitStack() as stack:
-        counts = [stack.enter_context(client.pinging()) for client in clients]
-        for _ in range(3):
-            node.end_sidecar(signal.SIGKILL)
-            node.start_sidecar()
-            lab.service.kill()
-            lab.service.start()
-    assert [client.up_count for client in clients] == [1] * len(clients), "a client was restarted"
-    lost = [sent - back for sent, back in counts]
-    assert sum(lost) <= 2, lost
-    seen = lab.service.nodes()["node-a"].seen
-    eventually(lambda: lab.service.nodes()["node-a"].seen > seen + 1, 5, "heartbeats go on")
-    assert {each.session for each in lab.service.open()} == first
-
-
 def test_a_login_that_begins_without_a_sidecar_enters_soon_after(lab: HubLab) -> None:
     node = lab.nodes["a"]
     node.end_sidecar(signal.SIGKILL)
@@ -151,18 +128,24 @@ def test_a_login_that_begins_without_a_sidecar_enters_soon_after(lab: HubLab) ->
     assert time.monotonic() - back <= 5 * NOISE
 
 
-def test_nobody_enters_without_the_service_and_nobody_leaves(lab: HubLab) -> None:
+@pytest.mark.timed
+@pytest.mark.parametrize("away", ["killed", "hanging"])
+def test_nobody_enters_without_the_service_and_nobody_leaves(lab: HubLab, away: str) -> None:
     alice, bob = lab.client("alice"), lab.client("bob", nodes=["a"])
     alice.start()
     is_up(lab, alice)
-    lab.service.kill()
+    end, begin = {
+        "killed": (lab.service.kill, lab.service.start),
+        "hanging": (lab.service.halt, lab.service.go_on),
+    }[away]
+    end()
     bob.begin()
     with alice.pinging() as counted:
         eventually(lambda: "the login service is not reachable" in bob.said, 15, "bob is told")
     assert counted[0] - counted[1] <= 1
     assert bob.up_count == 0
     back = time.monotonic()
-    lab.service.start()
+    begin()
     is_up(lab, bob)
     assert time.monotonic() - back <= 5 * NOISE
     assert alice.up_count == 1
@@ -303,3 +286,25 @@ def test_an_operator_on_the_node_sees_ends_and_finds_one_sidecar(lab: HubLab) ->
     eventually(lambda: bob.ended, 5, "his session ends")
     eventually(lambda: not lab.service.open("bob"), 5, "the service knows of the end")
     assert lab.service.history("bob")[0].reason is EndReason.ENDED_BY_ADMIN
+
+
+def test_a_server_that_starts_anew_has_no_old_sessions(lab: HubLab) -> None:
+    node = lab.nodes["a"]
+    alice = lab.client("alice")
+    alice.start()
+    is_up(lab, alice)
+    node.openvpn.kill()
+    alice.kill()
+    node.openvpn.start()
+    eventually(lambda: not lab.service.open("alice"), 5, "her session ends with the server")
+    assert lab.service.history("alice")[0].reason is EndReason.LOST_WITH_NODE
+    bob = lab.client("bob", nodes=["a"])
+    bob.start()
+    is_up(lab, bob)
+    (first,) = lab.service.up("bob")
+    # A restart within the process: the same connection to the management socket, and client ids from 0.
+    os.kill(node.openvpn.pid, signal.SIGUSR1)
+    eventually(lambda: bob.up_count == 2, 30, "he is connected again")
+    eventually(lambda: [each.session for each in lab.service.up("bob")] != [first.session], 5, "another one")
+    is_up(lab, bob)
+    assert len(lab.service.open("bob")) == 1
