@@ -20,6 +20,9 @@ from pathlib import Path
 
 import pytest
 
+from hub.config.model import AdminSettings, SessionsSettings
+from hub.config.reading import HubSettings
+from hub.config.sidecar import ProfileSettings, SidecarSettings
 from tests.architecture.document import ROOT
 
 pytestmark = pytest.mark.slow
@@ -96,8 +99,21 @@ def suffixes(name: str) -> Iterator[str]:
 
 @functools.cache
 def keys() -> frozenset[str]:
-    """Every dotted key of the configuration."""
-    schema = json.loads((ROOT / "docs/config.schema.json").read_text())
+    """Every dotted key of the facilitator's and of the hub's configuration."""
+    found = set(keys_of(json.loads((ROOT / "docs/config.schema.json").read_text())))
+    groups: dict[str, type[HubSettings]] = {
+        "sessions": SessionsSettings,
+        "sidecar": SidecarSettings,
+        "profile": ProfileSettings,
+        "admin": AdminSettings,
+    }
+    for name, model in groups.items():
+        found.update(f"{name}.{key}" for key in keys_of(model.model_json_schema()))
+    return frozenset(found)
+
+
+def keys_of(schema: dict[str, object]) -> frozenset[str]:
+    """Every dotted key of a JSON Schema."""
 
     def below(node: object, path: str, seen: tuple[str, ...]) -> Iterator[str]:
         if isinstance(node, list):
