@@ -17,14 +17,23 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hub.config.model import AdminSettings, SessionsSettings
+from hub.config.sidecar import ProfileSettings, SidecarSettings
 from tests.architecture.document import ROOT
 
 pytestmark = pytest.mark.slow
 
 FOLDERS = ("common", "hub", "supervisor", "tunnels", "tests")
+HUB = {
+    "sessions": SessionsSettings,
+    "sidecar": SidecarSettings,
+    "profile": ProfileSettings,
+    "admin": AdminSettings,
+}
 MODULES = {
     path: path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))
 }
@@ -96,8 +105,14 @@ def suffixes(name: str) -> Iterator[str]:
 
 @functools.cache
 def keys() -> frozenset[str]:
-    """Every dotted key of the configuration."""
-    schema = json.loads((ROOT / "docs/config.schema.json").read_text())
+    """Every dotted key of the facilitator's and of the hub's configuration."""
+    facilitator = json.loads((ROOT / "docs/config.schema.json").read_text())
+    hub = (f"{group}.{key}" for group, model in HUB.items() for key in keys_of(model.model_json_schema()))
+    return frozenset((*keys_of(facilitator), *hub))
+
+
+def keys_of(schema: dict[str, Any]) -> frozenset[str]:
+    """Every dotted key of a JSON schema."""
 
     def below(node: object, path: str, seen: tuple[str, ...]) -> Iterator[str]:
         if isinstance(node, list):
