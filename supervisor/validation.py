@@ -6,6 +6,7 @@ stay in the daemon's memory, and while they work the daemon can import its other
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -82,22 +83,19 @@ class _Process:
 
     def __init__(self, argv: Sequence[str], text: str) -> None:
         """OSError: it cannot be started."""
-        self._output = os.memfd_create("validated", os.MFD_CLOEXEC)
-        source = os.memfd_create("configuration", os.MFD_CLOEXEC)
+        self._output = io.FileIO(os.memfd_create("validated", os.MFD_CLOEXEC), "r+")
         try:
-            with open(source, "w", encoding="utf-8", closefd=False) as file:
-                file.write(text)
-            os.lseek(source, 0, os.SEEK_SET)
-            self._running = subprocess.Popen(argv, stdin=source, stdout=self._output)
-        except BaseException:
-            os.close(self._output)
+            with open(os.memfd_create("configuration", os.MFD_CLOEXEC), "w+b", buffering=0) as source:
+                source.write(text.encode())
+                source.seek(0)
+                self._running = subprocess.Popen(argv, stdin=source, stdout=self._output)
+        except OSError:
+            self._output.close()
             raise
-        finally:
-            os.close(source)
 
     def output(self, timeout: float) -> bytes:
         """What it has written, once it has ended. Once only. TimeoutExpired: it was killed."""
-        with open(self._output, "rb") as file:
+        with self._output as file:
             try:
                 code = self._running.wait(timeout)
             except subprocess.TimeoutExpired:
@@ -107,7 +105,7 @@ class _Process:
             if code != 0:
                 raise OSError(f"the process that does it ended with code {code}")
             file.seek(0)
-            return file.read()
+            return file.readall()
 
 
 def _understood(raw: Any, kinds: Kinds) -> Config | Exception:

@@ -10,8 +10,8 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,16 +28,16 @@ from supervisor.app.first_plan import first_plan, scope
 from supervisor.app.fleet.locks import recall_locks
 from supervisor.app.listening import listen, server_tls
 from supervisor.app.memory import settle
-from supervisor.app.owner import Owner, Ownership, owner, take_lock
+from supervisor.app.owner import Ownership, owner, take_lock
 from supervisor.app.paging_config import paging
 from supervisor.app.parts import Parts
 from supervisor.app.preflight.isolation import say_what_is_missing
 from supervisor.app.shutdown import Shutdown, ShutdownRequests
 from supervisor.app.status_line import summary
 from supervisor.app.stores.last_configuration import ConfigurationReader, Loaded, Parse
-from supervisor.app.stores.upgrade_document import HandoverDocument, check_requested, received
+from supervisor.app.stores.upgrade_document import check_requested, received
 from supervisor.app.tasks import start_tasks
-from supervisor.app.upgrade import Upgrade
+from supervisor.app.upgrade import ProcessLifetime, Upgrade
 from supervisor.app.wiring import RunInputs, build
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.processes import (
@@ -78,7 +78,7 @@ def run(
         return code
     open_standard_streams()
     try:
-        return asyncio.run(_main(path, kinds, watch, parse or _parsed_with(kinds)))
+        return asyncio.run(_main(path, kinds, watch, parse))
     except ConfigErrors as problem:
         print("\n".join(errors_of(problem)), file=sys.stderr)
         return Exit.CONFIG
@@ -87,13 +87,7 @@ def run(
         return problem.code
 
 
-def _parsed_with(kinds: Mapping[str, AnyKind]) -> Parse:
-    from supervisor.config.parse import parse
-
-    return partial(parse, kinds=kinds)
-
-
-async def _main(path: Path, kinds: Mapping[str, AnyKind], watch: bool, parse: Parse) -> int:
+async def _main(path: Path, kinds: Mapping[str, AnyKind], watch: bool, parse: Parse | None) -> int:
     requests = ShutdownRequests()
     os.umask(0o077)
     reset_sigchld()
@@ -129,17 +123,6 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind], watch: bool, parse: Pa
         log.close()
         os.close(locked)
     return Exit.OK if error is None else Exit.FAILED
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessLifetime:
-    """What lives as long as this process, whatever program it runs (see `supervisor.app.upgrade`)."""
-
-    lock: int  # descriptor of the lock on runtime_dir
-    log_written: Callable[[], object]  # waits until the log is written
-    owner: Owner
-    handover: HandoverDocument | None = None  # from the program that this process was before an upgrade
-    watch: bool = False  # reload whenever the configuration file changes
 
 
 class Daemon:

@@ -15,10 +15,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 import structlog
 
+from supervisor.app.owner import Owner
 from supervisor.app.parts import Parts
 from supervisor.app.status_line import summary
 from supervisor.app.stores.upgrade_document import CHECKED, GIVEN, HandoverDocument, written
@@ -30,6 +32,17 @@ CHECK_TIMEOUT_SECONDS = 60.0  # for the new program to say whether it can take o
 SIGNALS = frozenset(
     {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 )  # wait until the new program listens to them
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLifetime:
+    """What lives as long as this process, whatever program it runs."""
+
+    lock: int  # descriptor of the lock on runtime_dir
+    log_written: Callable[[], object]  # waits until the log is written
+    owner: Owner
+    handover: HandoverDocument | None = None  # from the program that this process was before an upgrade
+    watch: bool = False  # reload whenever the configuration file changes
 
 
 class Upgrade:

@@ -170,6 +170,11 @@ class FlowsEntered(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CarriedElsewhere(Event):
+    """Another member of the fleet says from now on that routers send it the new flows of this tunnel."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointSeen(Event):
     """The remote gateway was probed outside the tunnel."""
 

@@ -25,6 +25,11 @@ class FleetPlaces:
         return f"facilitator/{self.fleet}/orders/"
 
     @property
+    def routes(self) -> str:
+        """Below it: the locks of the cloud's routes, by network."""
+        return f"facilitator/{self.fleet}/routes/"
+
+    @property
     def acknowledgements(self) -> str:
         """Below it: what members say about orders, by the names of order and member."""
         return f"facilitator/{self.fleet}/acks/"

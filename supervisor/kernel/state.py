@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from supervisor.core.network.changes import Change, applied
+from supervisor.core.network.changes import Change, applied, deserved
 from supervisor.core.network.layout import Device, HostFeatures, Layout
 from supervisor.kernel.errors import Failure, explained
 from supervisor.kernel.nft.messages import OWNER, PERSIST
@@ -113,16 +113,20 @@ class KernelState:
         done: list[Change] = []
         failures: list[Failure] = []
         try:
-            for block in await run_offloaded(len(changes), _blocks, changes):
+            for planned in await run_offloaded(len(changes), _blocks, changes):
                 if not latest():
                     break
+                failed = [change for change, _ in failures]
+                block = [each for each in planned if deserved(each, failed)] if failed else planned
+                if not block:
+                    continue
                 try:
-                    failed = await self._change(block)
+                    refusals = await self._change(block)
                 except OSError as error:  # of nothing in the block is it known that it was done
                     failures.append((block[0], error))
                     continue
-                failures += failed
-                refused = {change for change, _ in failed}
+                failures += refusals
+                refused = {change for change, _ in refusals}
                 done += [change for change in block if change not in refused] if refused else block
         finally:
             self.layout = await run_offloaded(len(done), applied, self.layout, done)
@@ -141,7 +145,9 @@ def _blocks(changes: Sequence[Change]) -> list[Sequence[Change]]:
     hundred.
     """
     blocks: list[Sequence[Change]] = []
-    for nftables, group in itertools.groupby(changes, key=lambda change: change.concerns_nftables):
+    for (nftables, _), group in itertools.groupby(
+        changes, key=lambda change: (change.concerns_nftables, change.announces)
+    ):
         members = list(group)
         size = len(members) if nftables else CHUNK
         blocks += (members[start : start + size] for start in range(0, len(members), size))

@@ -186,3 +186,31 @@ async def test_a_tunnel_that_begins_to_fail_has_its_gateway_asked_at_once() -> N
     assert asked_while_well.due_at(gateway, True, FAILING_PROBE_SECONDS) == 0.0
     asked_since = asked_while_well.after(True, 1001.0, True)
     assert asked_since.due_at(gateway, True, FAILING_PROBE_SECONDS) == 1001.0 + FAILING_PROBE_SECONDS
+
+
+async def test_a_gateway_is_asked_at_once_at_each_failure_of_its_tunnel(host: Namespace) -> None:
+    """Not only after the pause of one whose tunnel fails all the time."""
+    story = EndpointWorld()
+    watch = EndpointWatch(
+        story.snapshot,
+        {"test": replace(KIND, tcp_port=lambda tunnel: None)},
+        story.post,
+        asyncio.Event(),
+        0.02,
+    )
+    task = asyncio.create_task(watch.run())
+    try:
+        while not record(watch).ever_answered:
+            await asyncio.sleep(0.01)
+        story.state = SICK
+        await story.becomes(Reach.ANSWERS)
+        story.state = but(WELL, endpoint=Reach.ANSWERS)
+        await story.becomes(Reach.ANSWERS, Reach.UNKNOWN)
+        mute(host)
+        story.state = SICK
+        async with asyncio.timeout(FAILING_PROBE_SECONDS / 2):
+            while Reach.SILENT not in story.told:
+                await asyncio.sleep(0.01)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

@@ -16,6 +16,7 @@ _USUAL = {
     "uplink": True,
     "doubted": False,
     "lock": None,
+    "heard": True,
     "utc_offset": 0.0,
     "notice": 0.0,
 }

@@ -17,6 +17,7 @@ from supervisor.core.fleet.announcements import (
     DRAINING_METRIC,
     LAST_METRIC,
     SETTLED_SECONDS,
+    STANDBY_PENALTY,
     Announcements,
     announce,
     metric_of,
@@ -188,6 +189,14 @@ def test_new_flows_show_that_routers_send_them_here() -> None:
     state = after(UP, ev.FlowsEntered("main"))
     assert (state.chosen_since, metrics(told(state))) == (NOW, {CARRYING_METRIC})
     assert after(SUSPECTED, ev.FlowsEntered("main")).chosen_since is None
+
+
+def test_who_was_cut_off_for_a_moment_gives_way_to_whom_routers_have_chosen_since() -> None:
+    chosen = after(UP, ev.FlowsEntered("main"))
+    state = after(chosen, ev.CarriedElsewhere("main"), now=NOW + 1)
+    assert (state.chosen_since, state.sound_since) == (None, NOW + 1)
+    assert metrics(told(state)) == {100 + STANDBY_PENALTY}
+    assert after(UP, ev.CarriedElsewhere("main")) == UP
 
 
 def test_a_planned_end_is_announced_and_waits_a_moment() -> None:

@@ -40,6 +40,7 @@ UP = tunnel_state(
 DYING = but(UP, misses=2, rounds_without_traffic=2)
 START, MISS, GONE = ev.Asked("acme", reason=Reason.STARTED), ev.Probed("acme", 1), ev.Exited("acme", 1, 1)
 CONNECTED = ev.ClientSaid("acme", 1, Connected())
+ENDS = replace(KIND, ends_within=lambda tunnel: 12.0)
 
 # For each circumstance: a state, an event, and two values that lead to something different.
 EFFECTS: dict[str, tuple[TunnelState, ev.Event, Any, Any, dict[str, Any]]] = {
@@ -58,6 +59,7 @@ EFFECTS: dict[str, tuple[TunnelState, ev.Event, Any, Any, dict[str, Any]]] = {
     "uplink": (DYING, MISS, True, False, {}),
     "doubted": (DYING, MISS, False, True, {}),
     "lock": (IDLE, START, None, LockView("svc"), {}),
+    "heard": (but(DYING, missed_since=NOW - 100.0), MISS, True, False, {"kind": ENDS}),
     "utc_offset": (STARTING, CONNECTED, 0.0, 6 * 3600.0, {"tunnel": AT_NIGHT}),
     "notice": (UP, ev.Asked("acme", reason=Reason.STOPPED), 0.0, 1.0, {}),
 }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from supervisor.core import events as ev
 from supervisor.core.conditions import of_tunnels
-from supervisor.core.fleet.carriers import carrying_tunnels, previous_carriers
+from supervisor.core.fleet.carriers import carrying_tunnels, newly_carried, previous_carriers
 from supervisor.core.fleet.member_status import MemberStanding, MemberStatus, MemberTunnel
 from supervisor.core.network.intervals import Interval
 from supervisor.core.network.lanes import FIRST_MEMBER, LAST_LANE, LAST_MEMBER, NOBODY
@@ -210,3 +210,18 @@ def test_a_member_that_is_gone_is_a_condition_until_it_is_back() -> None:
     shown: list[list[str]] = [list(of_tunnels(step.tunnel_set.snapshot(1.0))) for step in steps]
     assert shown == [["member:vpn2"], []]
     assert Snapshot({}, 0.0).gone == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ({"vpn2": status(acme="ready")}, {"vpn2": status(acme="carries")}, {"acme"}),
+        ({"vpn2": status(acme="carries")}, {"vpn2": status(acme="carries")}, set()),
+        ({}, {"vpn2": status(acme="carries")}, set()),  # it was silent
+        ({"vpn1": status(acme="ready")}, {"vpn1": status(acme="carries")}, set()),  # this member
+    ],
+)
+def test_who_says_from_now_on_that_it_carries(
+    before: dict[str, MemberStatus], now: dict[str, MemberStatus], expected: set[str]
+) -> None:
+    assert newly_carried(before, now, "vpn1") == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,10 +15,11 @@ import pytest
 from supervisor.core.fleet.lease import call_budget
 from supervisor.fleet.consul import ConsulLock
 from supervisor.fleet.etcd import EtcdLock
-from supervisor.fleet.http_connections import HttpConnections
+from supervisor.fleet.http_connections import HttpConnections, HttpRequest
 from supervisor.fleet.lock_service import LockService, LockServiceAway, LockServiceDenied
 from tests.lab.lock_engines import ConsulAgent, EngineTls, LoopbackEtcd, free_ports, program
 from tests.lab.pki import Authority
+from tests.lab.wait import eventually
 
 pytestmark = pytest.mark.slow
 TTL = 2.0
@@ -222,3 +224,61 @@ async def test_with_tls_only_those_with_a_certificate_enter(tmp_path: Path) -> N
             await renewed(ours, strangers / "ca.crt")
     finally:
         cluster.stop()
+
+
+@pytest.mark.skipif(program("etcd") is None, reason="etcd is not on this machine")
+async def test_etcd_asks_for_a_password_and_its_tokens_end(tmp_path: Path) -> None:
+    cluster = LoopbackEtcd.local(tmp_path)
+    cluster.start()
+
+    def service(password: str) -> EtcdLock:
+        http = HttpConnections(cluster.endpoints, lambda: None, 5.0)
+        return EtcdLock(http, 5.0, lambda: ("root", password))
+
+    try:
+        anonymous = HttpConnections(cluster.endpoints, lambda: None, 5.0)
+        for path, document in (
+            ("auth/user/add", {"name": "root", "password": "right"}),
+            ("auth/user/grant", {"user": "root", "role": "root"}),
+            ("auth/enable", {}),
+        ):
+            body = json.dumps(document).encode()
+            answer = await anonymous.ask(HttpRequest("POST", f"/v3/{path}", body))
+            assert answer.status == 200, answer.text
+        with pytest.raises(LockServiceDenied):
+            await EtcdLock(anonymous, 5.0).get(KEY)
+        with pytest.raises(LockServiceDenied):
+            await service("wrong").get(KEY)
+        right = service("right")
+        lease = await right.open_lease()
+        assert (await right.acquire(KEY, "vpn1", lease.id)).held
+        cluster.kill(0)
+        cluster.launch(0)  # which forgets the tokens, and keeps the lease
+        eventually(lambda: cluster.leader() is not None, 30.0, "it is back")
+        assert await right.get(KEY) is not None
+        assert await right.renew(lease.id)
+        await right.close()
+        await anonymous.close()
+    finally:
+        cluster.stop()
+
+
+@pytest.mark.skipif(program("consul") is None, reason=NO_CONSUL)
+async def test_consul_asks_for_a_token(tmp_path: Path) -> None:
+    agent = ConsulAgent(tmp_path, free_ports(1)[0], token="11111111-2222-3333-4444-555555555555")  # noqa: S106
+    agent.start()
+
+    def service(token: str | None) -> ConsulLock:
+        http = HttpConnections([agent.address], lambda: None, 5.0)
+        return ConsulLock(http, TTL, "vpn1", None if token is None else lambda: token)
+
+    try:
+        for token in (None, "00000000-2222-3333-4444-555555555555"):
+            with pytest.raises(LockServiceDenied):
+                await service(token).open_lease()
+        right = service(agent.token)
+        lease = await right.open_lease()
+        assert (await right.acquire(KEY, "vpn1", lease.id)).held
+        await right.close()
+    finally:
+        agent.stop()

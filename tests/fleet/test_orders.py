@@ -16,6 +16,7 @@ from supervisor.core.fleet.member_status import (
     MemberStanding,
     MemberStatus,
     MemberTunnel,
+    member_status,
     read_status,
     read_status_document,
     standing_of,
@@ -37,6 +38,7 @@ from supervisor.core.fleet.orders import (
     reading,
 )
 from supervisor.core.fleet.view import FleetSight, fleet_document, read_acknowledgements, read_statuses, seen
+from supervisor.core.lock_view import LockView
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Drain, Health, Phase, TunnelState, Want
 from tests.simulation.test_worlds import tunnel
@@ -214,6 +216,16 @@ def test_an_acknowledgement_keeps_its_moment_until_the_order_is_another_one() ->
 )
 def test_what_a_tunnel_is_to_the_fleet(state: TunnelState, carries: bool, standing: MemberStanding) -> None:
     assert standing_of(tunnel("acme"), state, carries) is standing
+
+
+def test_who_waits_for_the_lock_of_another_member_is_not_down() -> None:
+    backoff = tunnel_state(phase=Phase.BACKOFF, want=Want.UP)
+    tunnels = {"acme": (tunnel("acme"), UP), "globex": (tunnel("globex"), backoff)}
+    locks = {"acme": LockView("a", held=True), "globex": LockView("g", holder="vpn2")}
+    assert member_status("1", Snapshot(tunnels, 100.0, locks=locks), {"acme"}, drained=False).tunnels == (
+        MemberTunnel("acme", MemberStanding.CARRIES, True),
+        MemberTunnel("globex", MemberStanding.WAITS),
+    )
 
 
 def test_a_status_is_read_as_it_was_written() -> None:

@@ -46,10 +46,16 @@ class MemoryEngine:
         self.expire(lease)
 
     async def acquire(self, key: str, value: str, lease: str) -> LockAnswer:
-        raise NotImplementedError
+        self._ask()
+        if (found := self.values.get(key)) is None:
+            await self.put(key, value, lease)
+            return LockAnswer(True, self.values[key])
+        return LockAnswer(found.lease == lease, found)
 
     async def release(self, key: str, lease: str) -> None:
-        raise NotImplementedError
+        self._ask()
+        if key in self.values and self.values[key].lease == lease:
+            await self.delete(key)
 
     async def get(self, key: str) -> StoredValue | None:
         self._ask()

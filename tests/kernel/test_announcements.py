@@ -9,7 +9,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from supervisor.core.network.changes import diff
+from supervisor.core.network.changes import Op, deserved, diff
 from supervisor.core.network.layout import Layout
 from supervisor.core.network.plan import Announced, NetworkPlan, Offer
 from supervisor.core.network.wanted import wanted
@@ -58,6 +58,21 @@ def test_the_order_of_changes() -> None:
     assert better.index("+ route 0.0.0.0/0 dev t-acme table 173001 metric 100") < better.index(
         "+ route 10.77.0.0/24 dev t-acme table 173 metric 100"
     )
+
+
+def test_what_failed_is_not_announced_as_if_it_worked() -> None:
+    acme, own = (
+        next(each for each in diff(Layout(), wanted(announcing(100), HOST)) if text in str(each))
+        for text in ("10.77.0.0/24 dev t-acme table 173 ", "10.90.0.0/16 blackhole table 173 ")
+    )
+    lane, element, other = (
+        next(each for each in diff(Layout(), wanted(PLAN, HOST)) if text in str(each))
+        for text in ("0.0.0.0/0 dev t-acme table 173001", "element up 173002", "10.77.0.0/24 unreachable")
+    )
+    failures = ((), (lane,), (element,), (other,))
+    assert [deserved(acme, failed) for failed in failures] == [True, False, False, True]
+    assert [deserved(own, failed) for failed in failures] == [True, True, False, True]
+    assert deserved(acme._replace(op=Op.REMOVE), (lane, element))
 
 
 def test_a_lane_that_is_not_open_is_not_announced_as_one_that_works() -> None:

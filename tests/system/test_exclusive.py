@@ -97,9 +97,12 @@ def fleet() -> Iterator[ExclusiveFleet]:
 
 def test_one_member_is_logged_in_and_the_other_says_for_whom_it_waits(fleet: ExclusiveFleet) -> None:
     fleet.wait_waiting(VPN2)
-    lock = fleet.daemons[VPN2].tunnel(ACME)["lock"]
+    waits = fleet.daemons[VPN2]
+    eventually(lambda: (waits.tunnel(ACME)["lock"] or {}).get("holder"), 10, "it knows who holds the lock")
+    lock = waits.tunnel(ACME)["lock"]
     assert not lock["held"]
     assert lock["holder"].startswith("vpn1 since ")
+    assert "waits for the lock of account" in waits.cli("status").stdout
     held = fleet.daemons[VPN1].tunnel(ACME)["lock"]
     assert held["held"]
     assert held["token"] > 0

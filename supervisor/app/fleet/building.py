@@ -12,13 +12,14 @@ from supervisor.app.fleet.membership import EngineMembership, LooseMembership, M
 from supervisor.app.fleet.orders import FollowedOrders
 from supervisor.app.stores.fleet_orders import FleetOrderFile
 from supervisor.config import Config
-from supervisor.core.events import Event
+from supervisor.core.events import Event, Noticed
 from supervisor.core.fleet.carriers import carrying_tunnels
 from supervisor.core.fleet.member_status import MemberStatus, member_status
 from supervisor.core.fleet.orders import NO_DEMANDS, Demands
 from supervisor.core.snapshot import Snapshot
 from supervisor.fleet.ordering import FleetOrdering
 from supervisor.fleet.places import FleetPlaces
+from supervisor.fleet.route_owner import RouteOwner, RouteSettings
 from supervisor.version import version
 
 
@@ -53,9 +54,14 @@ def membership(config: Config, name: str, inputs: MembershipInputs) -> Membershi
 
     service = lock_service(fleet.lock, name, inputs.files)
     ordering = FleetOrdering(service, FleetPlaces(fleet.name), who.configured)
-    return EngineMembership(who, ordering, orders, engine, status, post)
+    routes = None
+    if (aws := fleet.announce.aws) is not None:
+        settings = RouteSettings(aws.route_tables, aws.interface, aws.endpoint, aws.region)
+        prefix = FleetPlaces(fleet.name).routes
+        routes = RouteOwner(service, prefix, name, settings, lambda: post(Noticed("")))
+    return EngineMembership(who, ordering, orders, engine, status, post, routes)
 
 
 def _status(engine: EngineView, snapshot: Snapshot, demands: Demands) -> MemberStatus:
     carrying = carrying_tunnels(engine.plan)
-    return member_status(version(), snapshot, carrying, (), drained=demands.drained)
+    return member_status(version(), snapshot, carrying, drained=demands.drained)

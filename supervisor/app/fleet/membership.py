@@ -20,8 +20,9 @@ from typing import Any
 from supervisor.app.engine_view import DemandableEngine
 from supervisor.app.fleet.orders import FollowedOrders, HeldTunnels
 from supervisor.core.conditions import Condition
-from supervisor.core.events import Event, MembersCarry, Noticed
-from supervisor.core.fleet.carriers import previous_carriers
+from supervisor.core.events import CarriedElsewhere, Event, MembersCarry, Noticed
+from supervisor.core.fleet.carriers import newly_carried, previous_carriers
+from supervisor.core.fleet.cloud_routes import carried_here
 from supervisor.core.fleet.member_status import MemberStatus
 from supervisor.core.fleet.orders import FleetOrder, OrderKind
 from supervisor.core.fleet.view import (
@@ -40,12 +41,14 @@ from supervisor.fleet.member_api import MemberApis
 from supervisor.fleet.ordering import FleetOrdering
 from supervisor.fleet.places import below
 from supervisor.fleet.publishing import Publishing
+from supervisor.fleet.route_owner import RouteOwner
 from supervisor.ticks import until_tick
 from tunnels.networks import IPAddress
 
 POLLS = 3  # of the orders in the time to live of a lease
 STATUS_POLL_SECONDS = 30.0  # of the other members' statuses, beside the hints of a watch
 AWAY_SECONDS = 30.0  # that the lock engine may be away before people see it
+ROUTES_SECONDS = 15.0  # that the cloud's routes may be wrong before people see it
 AWAY = "fleet-engine"  # name of the condition that it is away
 NO_ENGINE = "without fleet.lock there are no orders, and nobody says which member carries a destination"
 
@@ -72,8 +75,10 @@ class EngineMembership:
         engine: DemandableEngine,
         status: Callable[[Snapshot], MemberStatus],
         post: Callable[[Event], None],
+        routes: RouteOwner | None = None,
     ) -> None:
-        """`status`: what this member publishes of itself."""
+        """`status`: what this member publishes of itself; `routes`: of `fleet.announce.aws`."""
+        self._routes = routes
         self._who, self._ordering, self._orders = who, ordering, orders
         self._engine, self._status, self._post = engine, status, post
         service, places = ordering.service, ordering.places
@@ -88,13 +93,20 @@ class EngineMembership:
     @property
     def tasks(self) -> Mapping[str, Task]:
         """What runs in the background, by name."""
-        return {
+        tasks: dict[str, Task] = {
             "fleet orders": self._following.run,
             "fleet members": self._watching.run,
             "fleet publishing": self._publishing.run,
             "fleet status": self._report,
             "fleet denials": self._orders.run,
         }
+        if (routes := self._routes) is not None:
+            tasks |= {
+                "route locks": routes.follow,
+                "route program": routes.keep,
+                "routes": partial(self._own_routes, routes),
+            }
+        return tasks
 
     @property
     def reaches_engine(self) -> bool:
@@ -109,6 +121,9 @@ class EngineMembership:
             why = next(iter(self._away.values()))
             text = f"the lock engine cannot be used: {why}; the orders that were last read hold"
             found[AWAY] = Condition(text, "warning", "facilitator fleet status", after=AWAY_SECONDS)
+        if self._routes is not None and self._routes.problem is not None:
+            text = f"the routes of fleet.announce.aws cannot be kept: {self._routes.problem}"
+            found["fleet-routes"] = Condition(text, "error", after=ROUTES_SECONDS)
         return found
 
     @property
@@ -181,12 +196,24 @@ class EngineMembership:
 
     async def close(self) -> None:
         """This member is gone for the others."""
+        if self._routes is not None:
+            await self._routes.end()
         await self._publishing.end()
         await self._ordering.service.close()
 
     def _has_tunnel(self, name: str) -> bool:
         others = (tunnel.name for status in self._sight.statuses.values() for tunnel in status.tunnels)
         return name in self._engine.snapshot.tunnels or name in others
+
+    async def _own_routes(self, routes: RouteOwner) -> None:
+        """The cloud's routes follow what works here."""
+        engine = self._engine
+        while True:
+            networks = carried_here(engine.plan, engine.snapshot)
+            routes.set({str(network) for network in networks})
+            await engine.wait_for(
+                lambda snapshot, networks=networks: carried_here(engine.plan, snapshot) != networks  # type: ignore[misc]
+            )
 
     async def _report(self) -> None:
         """Publish the status and the acknowledgements whenever they change."""
@@ -212,6 +239,8 @@ class EngineMembership:
         self._sight = replace(before, statuses=statuses, unknown=unknown, silent=silent)
         if statuses != before.statuses:
             self._post(Noticed(""))
+        for name in newly_carried(before.statuses, statuses, self._who.name):
+            self._post(CarriedElsewhere(name))
         carried = previous_carriers(self._carried, statuses, self._who.name)
         if carried != self._carried:
             self._carried = carried

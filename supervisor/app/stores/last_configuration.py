@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,9 @@ class Loaded:
 class ConfigurationReader:
     """Reads the configuration file. What a daemon has taken before is not parsed again."""
 
-    def __init__(self, path: Path, kinds: Mapping[str, AnyKind], parse: Parse) -> None:
-        self._path, self._kinds, self._parse = path, kinds, parse
+    def __init__(self, path: Path, kinds: Mapping[str, AnyKind], parse: Parse | None = None) -> None:
+        """`parse`: with these kinds; None: in this process."""
+        self._path, self._kinds, self._parse = path, kinds, parse or _parsed_here(kinds)
 
     def load(self) -> Loaded:
         """The file as it is now. ConfigErrors, CannotStart."""
@@ -100,6 +102,12 @@ class ConfigurationReader:
                 last = JsonFile(directory / NAME, DOCUMENT, _format_0).load()
                 if last is not None and last.path == str(self._path.resolve()):
                     yield last
+
+
+def _parsed_here(kinds: Mapping[str, AnyKind]) -> Parse:
+    from supervisor.config.parse import parse
+
+    return partial(parse, kinds=kinds)
 
 
 def _reading(path: Path) -> str:

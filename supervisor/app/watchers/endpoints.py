@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from supervisor.core.events import EndpointSeen, Event
@@ -152,6 +152,9 @@ class EndpointWatch:
         known: dict[ProbedGateway, bool] = {}
         for gateway, suspect in self._known(snapshot):
             known[gateway] = known.get(gateway, False) or suspect
+        for gateway, suspect in known.items():
+            if not suspect and gateway in self._records:  # at the next failure it is asked at once
+                self._records[gateway] = replace(self._records[gateway], suspected=False)
         return {
             gateway: suspect
             for gateway, suspect in known.items()

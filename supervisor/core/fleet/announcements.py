@@ -15,7 +15,9 @@ the fleet: the lowest one carries. No member needs to know of another. P is `pre
 | 9000 | does not work: whoever has nothing better refuses the packets in so many words |
 | none | was stopped |
 
-So nothing is taken back: a member that recovers says P, one that carries meanwhile says 90. That a tunnel
+So nothing is taken back: a member that recovers says P, one that carries meanwhile says 90. One that was cut
+off for too short a time to notice it says 90, too, until it hears that the other one does
+(`events.CarriedElsewhere`). That a tunnel
 which came back is not trusted for some seconds costs nothing where nobody else has the destination: the
 router then has no better route, and the first flow that comes shows that it is needed here. And where it
 works nowhere, everybody says 9000.
@@ -139,9 +141,10 @@ def _judged(tunnel: Tunnel, state: TunnelState, now: float, before: GroupOffer |
 def _works(tunnel: Tunnel, state: TunnelState, now: float, before: GroupOffer | None) -> _Judged:
     if not sound(tunnel, state):
         return _Judged(Offer.STANDS_BY, state.sound_since)
-    if state.chosen_since is not None or (before is not None and before.offer is Offer.CARRIES):
-        return _Judged(Offer.CARRIES, state.chosen_since or now)
     settled = state.sound_since + SETTLED_SECONDS
+    kept = before is not None and before.offer is Offer.CARRIES and now >= settled
+    if state.chosen_since is not None or kept:
+        return _Judged(Offer.CARRIES, state.chosen_since or now)
     if now < settled:
         return _Judged(Offer.STANDS_BY, state.sound_since, settled)
     return _Judged(Offer.WORKS, settled)

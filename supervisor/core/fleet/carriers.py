@@ -29,6 +29,24 @@ def previous_carriers(
     return {**before, **{tunnel: members[0] for tunnel, members in found.items() if len(members) == 1}}
 
 
+def newly_carried(
+    before: Mapping[str, MemberStatus], now: Mapping[str, MemberStatus], own: str
+) -> frozenset[str]:
+    """The tunnels of which another member says that it carries them, and said before that it does not. One
+    that was silent until now says nothing new.
+    """
+    return frozenset(
+        name
+        for member, status in now.items()
+        if member != own and member in before
+        for name in _carried(status) - _carried(before[member])
+    )
+
+
+def _carried(status: MemberStatus) -> frozenset[str]:
+    return frozenset(each.name for each in status.tunnels if each.standing is MemberStanding.CARRIES)
+
+
 def carrying_tunnels(plan: NetworkPlan) -> frozenset[str]:
     """The tunnels by which traffic of the fleet leaves here: to whose destinations routers send new flows.
     Where nothing is announced that cannot be known, and it is all that carry a destination.

@@ -60,15 +60,15 @@ class MemberStatus:
 
 
 def member_status(
-    version: str, snapshot: Snapshot, carrying: Container[str], locks: Container[str], *, drained: bool
+    version: str, snapshot: Snapshot, carrying: Container[str], *, drained: bool
 ) -> MemberStatus:
-    """The status of this member. `carrying`: tunnels by which traffic of the fleet leaves here; `locks`:
-    those of whose account this member holds the lock.
-    """
-    tunnels = (
-        MemberTunnel(name, standing_of(tunnel, state, name in carrying), name in locks)
-        for name, (tunnel, state) in sorted(snapshot.tunnels.items())
-    )
+    """The status of this member. `carrying`: tunnels by which traffic of the fleet leaves here."""
+    tunnels = []
+    for name, (tunnel, state) in sorted(snapshot.tunnels.items()):
+        lock, standing = snapshot.locks.get(name), standing_of(tunnel, state, name in carrying)
+        if standing is MemberStanding.DOWN and lock is not None and lock.holder is not None:
+            standing = MemberStanding.WAITS
+        tunnels.append(MemberTunnel(name, standing, lock is not None and lock.held))
     return MemberStatus(version, drained or snapshot.draining, tuple(tunnels))
 
 

@@ -37,6 +37,11 @@ class Change(NamedTuple):
         """It belongs into a transaction of nftables."""
         return isinstance(self.item, _OF_NFTABLES)
 
+    @property
+    def announces(self) -> bool:
+        """It is about what routers are told."""
+        return isinstance(self.item, Route) and self.item.announces
+
     def __str__(self) -> str:
         return f"{self.op.value} {self.item}"
 
@@ -99,6 +104,19 @@ def _metrics(routes: Iterable[Route]) -> dict[_Told, int]:
 def _about(change: Change) -> _Told:
     assert isinstance(change.item, Route)
     return change.item.network, change.item.table
+
+
+def deserved(change: Change, failed: Sequence[Change]) -> bool:
+    """False: it would tell routers that a destination works, and what makes it work has just failed."""
+    if (
+        not failed
+        or change.op is Op.REMOVE
+        or not isinstance(change.item, Route)
+        or not change.item.announces
+    ):
+        return True
+    devices = {each.item.device for each in failed if isinstance(each.item, Route) and not each.announces}
+    return change.item.device not in devices - {None} and not any(each.concerns_nftables for each in failed)
 
 
 def applied(layout: Layout, changes: Sequence[Change]) -> Layout:

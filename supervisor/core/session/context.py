@@ -26,6 +26,7 @@ class StepContext:
     lock: (
         LockView | None
     )  # of an exclusive tunnel's account: without it no client starts; None: it needs none
+    heard: bool  # the remote gateway, when it is asked, is not silent, nor was it a moment ago
     utc_offset: float  # seconds that turn a monotonic moment into local time
     # Seconds from the announcement that a tunnel takes no new flows to its planned end; 0: nobody is told.
     notice: float

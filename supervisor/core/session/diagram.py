@@ -54,6 +54,7 @@ def diagram() -> str:
         uplink=True,
         doubted=False,
         lock=None,
+        heard=True,
         utc_offset=0.0,
         notice=0.0,
     )

@@ -9,11 +9,14 @@ from supervisor.core.session.context import Step, StepContext
 from supervisor.core.state import Drain, Phase, SessionState, TunnelState
 
 
-def untold(c: StepContext, state: TunnelState, active: SessionState) -> bool:
-    """The routers may still send new flows here, and have not had the time to turn away."""
-    if active.phase is not Phase.UP or not c.notice:
-        return False
-    return state.drain is None or c.now < state.drain.not_before
+def with_notice(c: StepContext, state: TunnelState, active: SessionState, event: ev.Asked) -> ev.Asked:
+    """The order to end, at once or (where routers may still send new flows here) after a moment in which they
+    turn away.
+    """
+    told = state.drain is not None and state.drain.not_before <= c.now
+    if event.until is not None or told or not c.notice or active.phase is not Phase.UP:
+        return event
+    return replace(event, until=c.now + c.notice)
 
 
 def drained(c: StepContext, state: TunnelState, event: ev.Asked) -> Step:

@@ -20,7 +20,8 @@ from supervisor.core import events as ev
 from supervisor.core.session.context import Step, StepContext
 from supervisor.core.session.lifetime import due, limit
 from supervisor.core.session.machine import DOWN, Outcome, SessionStep, session_step, terminated
-from supervisor.core.session.tunnel_machine import accepted, ended, new_session, reconnect_at, tunnel_step
+from supervisor.core.session.retry import accepted
+from supervisor.core.session.tunnel_machine import ended, new_session, reconnect_at, tunnel_step
 from supervisor.core.state import (
     Drain,
     Idle,

@@ -44,8 +44,8 @@ def _of_protocol(c: StepContext, session: SessionState) -> Proof | None:
     signs, ends_within = liveness.signs, c.kind.ends_within(c.tunnel)
     if signs is not None and signs.until is not None and c.now < signs.until:
         return Proof.AGREED if signs.answers else Proof.PROTOCOL
-    if ends_within is None or liveness.missed_since is None:
-        return None
+    if ends_within is None or liveness.missed_since is None or not c.heard:
+        return None  # a client that tries to reconnect to a silent gateway runs on, too
     return Proof.PROTOCOL if c.now >= _heard(session) + ends_within + _GRAIN_SECONDS else None
 
 

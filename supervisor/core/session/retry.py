@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from supervisor.core.backoff import Backoff
@@ -259,3 +259,15 @@ def _suspected(suspicions: int, jitter: float) -> float:
 def _between(bounds: tuple[float, float], jitter: float) -> float:
     shortest, longest = bounds
     return shortest + jitter * (longest - shortest)
+
+
+def accepted(retry: RetryState) -> RetryState:
+    """After the remote gateway has accepted a session with these inputs."""
+    return replace(retry, refusals=0, login_after=0.0, proven=True)
+
+
+def from_nothing(retry: RetryState) -> RetryState:
+    """Earlier failures do not count any more, and nothing of an earlier session is used again."""
+    return replace(
+        retry, attempts=1, refusals=0, suspicions=0, login_after=0.0, resumable=False, recovery=None
+    )

@@ -16,7 +16,7 @@ from typing import Any
 
 from supervisor.core import events as ev
 from supervisor.core.session.context import Step, StepContext
-from supervisor.core.session.draining import drained, flows_left, untold
+from supervisor.core.session.draining import drained, flows_left, with_notice
 from supervisor.core.session.escalation import escalate
 from supervisor.core.session.liveness import LOCAL
 from supervisor.core.session.lock_loss import lock_lost
@@ -26,6 +26,8 @@ from supervisor.core.session.retry import (
     CURABLE_SECONDS,
     POLICIES,
     Retry,
+    accepted,
+    from_nothing,
     login_left,
     pause,
     stable,
@@ -80,18 +82,6 @@ def _followed(c: StepContext, state: TunnelState, stepped: SessionStep) -> Step:
     return Step(state, stepped.actions)
 
 
-def accepted(retry: RetryState) -> RetryState:
-    """After the remote gateway has accepted a session with these inputs."""
-    return replace(retry, refusals=0, login_after=0.0, proven=True)
-
-
-def from_nothing(retry: RetryState) -> RetryState:
-    """Earlier failures do not count any more, and nothing of an earlier session is used again."""
-    return replace(
-        retry, attempts=1, refusals=0, suspicions=0, login_after=0.0, resumable=False, recovery=None
-    )
-
-
 # --- asked for
 # ----------------------------------------------------------------------------------------------------------
 
@@ -112,11 +102,9 @@ def _ask_running(c: StepContext, state: TunnelState, active: SessionState, event
     if active.phase is Phase.STOPPING:
         return _ask_stopping(c, state, active, event)
     if event.reason in DOWN:
-        if event.until is None and untold(c, state, active):
-            event = replace(event, until=c.now + c.notice)
-        return (
-            drained(c, state, event) if event.until is not None else _unwanted(c, state, active, event.reason)
-        )
+        if (event := with_notice(c, state, active, event)).until is None:
+            return _unwanted(c, state, active, event.reason)
+        return drained(c, state, event)
     state = replace(state, want=Want.UP, drain=None)
     if event.reason in (Reason.RESTARTED, Reason.RECONFIGURED):
         state = replace(state, retry=from_nothing(state.retry))
@@ -211,6 +199,13 @@ def _flows_entered(c: StepContext, state: TunnelState, active: SessionState, eve
     """The routers send new flows here."""
     takes = state.drain is None and state.chosen_since is None and sound(c.tunnel, active)
     return Step(replace(state, chosen_since=c.now) if takes else state)
+
+
+def _carried_elsewhere(
+    c: StepContext, state: TunnelState, active: SessionState, event: ev.CarriedElsewhere
+) -> Step:
+    """This host was cut off for a moment and has not noticed: routers have chosen another one since."""
+    return Step(state if state.chosen_since is None else replace(state, chosen_since=None, sound_since=c.now))
 
 
 def _endpoint_seen_running(
@@ -436,5 +431,6 @@ RUNNING: Mapping[type[ev.Event], RunningHandler] = MappingProxyType(
         ev.FlowsCounted: _flows_counted,
         ev.EndpointSeen: _endpoint_seen_running,
         ev.FlowsEntered: _flows_entered,
+        ev.CarriedElsewhere: _carried_elsewhere,
     }
 )

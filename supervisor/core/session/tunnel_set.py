@@ -21,7 +21,7 @@ from supervisor.core.session.pacing import GatewayPacer, RetryBudget, login_turn
 from supervisor.core.session.step import step
 from supervisor.core.session.transitions import public, transitions
 from supervisor.core.snapshot import Snapshot, Transition, Uplink
-from supervisor.core.state import Phase, TunnelState
+from supervisor.core.state import Phase, Reach, TunnelState
 from tunnels.base import AnyKind, Reason
 from tunnels.settings import Tunnel
 
@@ -160,6 +160,7 @@ def _of_tunnel(
         tunnel_set.uplink.alive,
         tunnel_set.uplink.doubted,
         _lock(tunnel_set, tunnel),
+        before.endpoint is not Reach.SILENT and not before.endpoint_returned,
         utc_offset,
         tunnel_set.notice,
     )

@@ -1,0 +1,193 @@
+"""Keeps routes of VPC route tables at this host's network interface: a program of its own, so that boto3
+(66 MB) is only loaded where `fleet.announce.aws` is configured, and a slow API holds up nothing else.
+
+    first line of stdin:  {"tables": [...], "interface": "auto", "endpoint": null, "region": null}
+    each further line:    {"networks": [...]}    what this member owns now; with the end of stdin it ends
+    lines of stdout:      {"wrong": [...], "written": N, "problem": null}    when that changes
+
+boto3 comes from the optional extra `vpn-facilitator[aws]`. Rights come from the instance's role (IMDSv2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import select
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from supervisor.core.fleet.cloud_routes import CloudMemory, CloudRoute, RouteTarget, RouteWrite, decide
+
+LOOK_SECONDS = 5.0  # between two readings while everything is as it should be
+AGAIN_SECONDS = 0.5  # between two readings while something is not
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0  # after an error of the API, doubled each time
+_METADATA = "169.254.169.254"
+_API_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class AwsSettings:
+    """`fleet.announce.aws`."""
+
+    tables: tuple[str, ...]
+    interface: str
+    endpoint: str | None
+    region: str | None
+
+
+class AwsProblem(Exception):
+    """The routes could not be looked at, or not be written; why, in one sentence."""
+
+
+class RouteKeeper:
+    """The routes at one EC2 API."""
+
+    def __init__(self, ec2: Any, tables: Sequence[str], interface: str) -> None:
+        """`ec2`: a client of boto3."""
+        self._ec2, self._tables, self._interface = ec2, tables, interface
+        self._memory = CloudMemory()
+        self.written = 0
+
+    def turn(self, networks: Sequence[str]) -> list[str]:
+        """Read, and write what is wrong. Returns what does not show yet. Any error of the API is raised."""
+        wanted = [CloudRoute(table, network) for table in self._tables for network in networks]
+        writes, memory = decide(wanted, self._interface, self._seen(), self._memory, time.monotonic())
+        self._memory = CloudMemory(memory.right, self._memory.written, memory.doubted)
+        for route, how in writes.items():
+            self._write(route, how)
+            self.written += 1
+        self._memory = memory
+        return sorted(f"{route.table} {route.network}" for route in (*memory.written, *memory.doubted))
+
+    def _seen(self) -> Mapping[CloudRoute, RouteTarget]:
+        answer = self._ec2.describe_route_tables(RouteTableIds=list(self._tables))
+        return {
+            CloudRoute(table["RouteTableId"], network): RouteTarget(
+                route.get("NetworkInterfaceId"), route.get("State") == "active"
+            )
+            for table in answer["RouteTables"]
+            for route in table["Routes"]
+            if (network := route.get("DestinationCidrBlock") or route.get("DestinationIpv6CidrBlock"))
+        }
+
+    def _write(self, route: CloudRoute, how: RouteWrite) -> None:
+        key = "DestinationIpv6CidrBlock" if ":" in route.network else "DestinationCidrBlock"
+        call = self._ec2.create_route if how is RouteWrite.CREATE else self._ec2.replace_route
+        call(RouteTableId=route.table, NetworkInterfaceId=self._interface, **{key: route.network})
+
+
+class OrderLines:
+    """Lines of a pipe, without a buffer that select(2) does not see."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe, self._rest = pipe, b""
+
+    def next(self, seconds: float | None) -> str | None:
+        """The next line, within so many seconds (None: any time); None: there is none. EOFError."""
+        while b"\n" not in self._rest:
+            if not select.select([self._pipe], [], [], seconds)[0]:
+                return None
+            data = os.read(self._pipe, 1 << 16)
+            if not data:
+                raise EOFError
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode()
+
+
+def metadata(path: str) -> str:
+    """An answer of the instance's metadata service, version 2. OSError."""
+    life = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+    token = _asked("PUT", "/latest/api/token", life)
+    return _asked("GET", f"/latest/meta-data/{path}", {"X-aws-ec2-metadata-token": token})
+
+
+def _asked(method: str, path: str, headers: Mapping[str, str]) -> str:
+    connection = http.client.HTTPConnection(_METADATA, timeout=2.0)
+    try:
+        connection.request(method, path, headers=dict(headers))
+        answer = connection.getresponse()
+        text = answer.read().decode(errors="replace").strip()
+    except http.client.HTTPException as error:
+        raise OSError(f"the metadata service does not speak HTTP: {error}") from error
+    finally:
+        connection.close()
+    if answer.status != http.client.OK:
+        raise OSError(f"the metadata service answers {path} with status {answer.status}")
+    return text
+
+
+def _keeper(settings: AwsSettings) -> RouteKeeper:
+    import boto3
+    from botocore.config import Config
+
+    region = settings.region or metadata("placement/region")
+    interface = settings.interface
+    if interface == "auto":
+        interface = metadata(f"network/interfaces/macs/{metadata('mac')}/interface-id")
+    limits = Config(
+        connect_timeout=_API_SECONDS, read_timeout=_API_SECONDS, retries={"total_max_attempts": 1}
+    )
+    ec2 = boto3.client("ec2", region_name=region, endpoint_url=settings.endpoint, config=limits)
+    return RouteKeeper(ec2, settings.tables, interface)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Whatever the API, its client or the network does becomes an AwsProblem."""
+    try:
+        import botocore.exceptions as aws
+    except ImportError:
+        text = "boto3 is not installed beside the facilitator: pip install 'vpn-facilitator[aws]'"
+        raise AwsProblem(text) from None
+    try:
+        yield
+    except (aws.BotoCoreError, aws.ClientError, OSError, LookupError, TypeError, ValueError) as error:
+        raise AwsProblem(" ".join(str(error).split())[:300] or type(error).__name__) from error
+
+
+def _settings(line: str) -> AwsSettings:
+    raw = json.loads(line)
+    return AwsSettings(tuple(raw["tables"]), raw["interface"], raw["endpoint"], raw["region"])
+
+
+def main() -> int:
+    """Until stdin ends."""
+    orders = OrderLines(sys.stdin.fileno())
+    settings = _settings(orders.next(None) or "{}")
+    keeper: RouteKeeper | None = None
+    networks: list[str] = []
+    chance = random.SystemRandom().random
+    pause, wait, said = FIRST_PAUSE_SECONDS, 0.0, ""
+    while True:
+        try:
+            while (line := orders.next(wait)) is not None:
+                networks, wait = json.loads(line)["networks"], 0.0
+        except EOFError:
+            return 0
+        wrong, problem, written = networks, None, 0
+        try:
+            if networks:
+                with _explained():
+                    keeper = keeper or _keeper(settings)
+                    wrong = keeper.turn(networks)
+                written = keeper.written
+            wait, pause = AGAIN_SECONDS if wrong else LOOK_SECONDS, FIRST_PAUSE_SECONDS
+        except AwsProblem as error:  # again, later
+            problem = str(error)
+            wait = pause * (0.5 + chance() / 2)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        text = json.dumps({"wrong": list(wrong), "written": written, "problem": problem})
+        if text != said:
+            said = text
+            print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
