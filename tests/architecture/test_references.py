@@ -17,17 +17,23 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hub.config.model import AdminSettings, SessionsSettings
-from hub.config.reading import HubSettings
 from hub.config.sidecar import ProfileSettings, SidecarSettings
 from tests.architecture.document import ROOT
 
 pytestmark = pytest.mark.slow
 
 FOLDERS = ("common", "hub", "supervisor", "tunnels", "tests")
+HUB = {
+    "sessions": SessionsSettings,
+    "sidecar": SidecarSettings,
+    "profile": ProfileSettings,
+    "admin": AdminSettings,
+}
 MODULES = {
     path: path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))
 }
@@ -100,20 +106,13 @@ def suffixes(name: str) -> Iterator[str]:
 @functools.cache
 def keys() -> frozenset[str]:
     """Every dotted key of the facilitator's and of the hub's configuration."""
-    found = set(keys_of(json.loads((ROOT / "docs/config.schema.json").read_text())))
-    groups: dict[str, type[HubSettings]] = {
-        "sessions": SessionsSettings,
-        "sidecar": SidecarSettings,
-        "profile": ProfileSettings,
-        "admin": AdminSettings,
-    }
-    for name, model in groups.items():
-        found.update(f"{name}.{key}" for key in keys_of(model.model_json_schema()))
-    return frozenset(found)
+    facilitator = json.loads((ROOT / "docs/config.schema.json").read_text())
+    hub = (f"{group}.{key}" for group, model in HUB.items() for key in keys_of(model.model_json_schema()))
+    return frozenset((*keys_of(facilitator), *hub))
 
 
-def keys_of(schema: dict[str, object]) -> frozenset[str]:
-    """Every dotted key of a JSON Schema."""
+def keys_of(schema: dict[str, Any]) -> frozenset[str]:
+    """Every dotted key of a JSON schema."""
 
     def below(node: object, path: str, seen: tuple[str, ...]) -> Iterator[str]:
         if isinstance(node, list):
