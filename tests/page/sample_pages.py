@@ -98,6 +98,7 @@ def tunnel(name: str, **changed: Any) -> TunnelOnPage:
         "reconnects": 0,
         "next_attempt": None,
         "asks": None,
+        "lock": None,
         "waits_for_code": None,
         "lock": None,
         "not_retried": None,

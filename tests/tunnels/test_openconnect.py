@@ -122,6 +122,7 @@ def test_a_launch_with_everything() -> None:
         "--group=staff",
         f"--pin={PIN}",
         "--mtu=1300",
+        "--dpd=4",
         "--certificate={certificate}",
         "--key={key}",
         "--kept={kept}",
