@@ -100,7 +100,6 @@ def tunnel(name: str, **changed: Any) -> TunnelOnPage:
         "asks": None,
         "lock": None,
         "waits_for_code": None,
-        "lock": None,
         "not_retried": None,
         "last_error": None,
         "availability": {"ratio": 1.0, "last_day": ["up"] * 96},
