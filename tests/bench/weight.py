@@ -141,8 +141,8 @@ class WeighedDaemon:
 
 
 def _compiling() -> dict[str, str]:
-    """Our environment, but compiled modules are kept: pip compiles what it installs, and a start that compiles
-    all of it takes twice as long.
+    """Our environment, but compiled modules are kept, as pip does for what it installs: a start that compiles
+    everything takes twice as long.
     """
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
