@@ -196,6 +196,7 @@ def test_a_gateway_that_is_asked_itself_lets_few_clients_start_and_its_answer_st
     assert network.state().health is Health.HEALTHY
 
 
+@pytest.mark.slow  # 45 s of CPU: a third of all tests that need no root
 def test_after_a_cut_of_all_gateways_few_processes_start_at_once_and_all_are_back_within_ten_seconds() -> (
     None
 ):
