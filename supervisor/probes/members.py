@@ -38,24 +38,21 @@ class MemberWatch:
 
     def __init__(self, plan: Callable[[], NetworkPlan], post: Callable[[Event], None]) -> None:
         self._plan, self._post = plan, post
+        self._followed: NetworkPlan | None = None
         self._asked: dict[MemberLane, EchoLane] = {}
 
     async def run(self) -> None:
         """Ask, for ever. In the namespace in which it begins."""
         try:
             while True:
-                self._follow(self._wanted())
+                if (plan := self._plan()) is not self._followed:
+                    self._followed = plan
+                    self._follow(_needed(plan))
                 loop = asyncio.get_running_loop()
                 due = min((each.turn(loop.time()) for each in self._asked.values()), default=None)
                 await asyncio.sleep(IDLE_SECONDS if due is None else max(0.0, due - loop.time()))
         finally:
             self._follow(())
-
-    def _wanted(self) -> Iterable[MemberLane]:
-        """Without what changes by our own doing."""
-        plan = self._plan()
-        needed = {each.lane for each in plan.handed_over}
-        return [lane for lane in plan.members if lane.number in needed]
 
     def _follow(self, lanes: Iterable[MemberLane]) -> None:
         wanted = {(lane.member, lane.number, lane.address): lane for lane in lanes}
@@ -151,6 +148,12 @@ class EchoLane:
     def _judge(self, *, alive: bool) -> None:
         self._alive, self._back = alive, 0
         self._post(MemberChanged("", member=self._lane.member, alive=alive))
+
+
+def _needed(plan: NetworkPlan) -> list[MemberLane]:
+    """The lanes by which something is handed over."""
+    needed = {each.lane for each in plan.handed_over}
+    return [lane for lane in plan.members if lane.number in needed]
 
 
 def _source(host: str) -> str:
