@@ -14,7 +14,7 @@ import pytest
 
 from tests.lab.config import Config
 from tests.lab.daemon import FACILITATOR, LabDaemon
-from tests.lab.fleet import ENDPOINTS, MEMBERS, VPN1, VPN2, EtcdNodes, FleetLab, LabMember
+from tests.lab.fleet import ENDPOINTS, FLEET, MEMBERS, VPN1, VPN2, EtcdNodes, FleetLab, LabMember
 from tests.lab.network import CLOUD_WEB, DATACENTRE_WEB, LAPTOP
 from tests.lab.wait import NOISE, eventually
 from tests.system.test_drain import SlowRequest, connects, refused
@@ -137,7 +137,8 @@ def test_a_drained_member_keeps_its_flows_and_serves_again(living: LivingFleet) 
         running = [streams.enter_context(SlowRequest(living.lab, address)) for address in TUNNELS.values()]
         assert living.order("drain", "vpn2").returncode == 0
         assert drained.get("/readyz") == (503, "drained by an order of the fleet\n")
-        for address in TUNNELS.values():
+        for address in TUNNELS.values():  # routers are given a second before
+            eventually(lambda address=address: not connects(living.lab, address), 5, "it takes nothing new")
             refused(living.lab, address)
         assert drained.cli("reload").returncode == 0, "the daemon goes on"
         drained.kill9()
@@ -185,7 +186,7 @@ def test_what_is_not_understood_changes_nothing_and_is_said(living: LivingFleet)
         ("nodes/vpn9", '{"tunnels": [{"name": "\u001b[2J"}]}'),
         ("acks/stop.own-cloud/vpn1", "[" * 3000),
     ):
-        cluster.ctl("put", f"facilitator/lab/{key}", value)
+        cluster.ctl("put", f"facilitator/{FLEET}/{key}", value)
     eventually(
         lambda: any(each["name"] == "fleet-orders" for each in first.status()["conditions"]), 10, "it is said"
     )
@@ -193,9 +194,9 @@ def test_what_is_not_understood_changes_nothing_and_is_said(living: LivingFleet)
     seen = fleet(first)
     assert len(seen["problems"]) == 4
     assert next(each for each in seen["members"] if each["name"] == "vpn9")["problem"] is not None
-    cluster.ctl("del", "--prefix", "facilitator/lab/orders/")
-    cluster.ctl("del", "facilitator/lab/nodes/vpn9")
-    cluster.ctl("del", "facilitator/lab/acks/stop.own-cloud/vpn1")
+    cluster.ctl("del", "--prefix", f"facilitator/{FLEET}/orders/")
+    cluster.ctl("del", f"facilitator/{FLEET}/nodes/vpn9")
+    cluster.ctl("del", f"facilitator/{FLEET}/acks/stop.own-cloud/vpn1")
     eventually(lambda: not fleet(first)["problems"], 10, "nothing is wrong any more")
 
 
@@ -210,7 +211,8 @@ def test_a_machine_without_a_daemon_orders_by_the_configuration(living: LivingFl
         return living.lab.network["hub"].run(*FACILITATOR, "fleet", *words, "-c", str(file), check=False)
 
     done = asked("stop", "acme-dc")
-    assert (done.returncode, done.stdout[:43]) == (0, "stop acme-dc: acknowledged by 2 of 2 in 0.1"[:43])
+    assert done.returncode == 0
+    assert done.stdout.startswith("stop acme-dc: acknowledged by 2 of 2 in ")
     assert "lock engine" in asked("status").stdout
     assert asked("start", "acme-dc").returncode == 0
     living.wait_up()
