@@ -186,7 +186,7 @@ def test_what_is_not_understood_changes_nothing_and_is_said(living: LivingFleet)
         ("nodes/vpn9", '{"tunnels": [{"name": "\u001b[2J"}]}'),
         ("acks/stop.own-cloud/vpn1", "[" * 3000),
     ):
-        cluster.ctl("put", f"facilitator/{FLEET}/{key}", value)
+        cluster.ctl("put", f"/facilitator/{FLEET}/{key}", value)
     eventually(
         lambda: any(each["name"] == "fleet-orders" for each in first.status()["conditions"]), 10, "it is said"
     )
@@ -194,9 +194,9 @@ def test_what_is_not_understood_changes_nothing_and_is_said(living: LivingFleet)
     seen = fleet(first)
     assert len(seen["problems"]) == 4
     assert next(each for each in seen["members"] if each["name"] == "vpn9")["problem"] is not None
-    cluster.ctl("del", "--prefix", f"facilitator/{FLEET}/orders/")
-    cluster.ctl("del", f"facilitator/{FLEET}/nodes/vpn9")
-    cluster.ctl("del", f"facilitator/{FLEET}/acks/stop.own-cloud/vpn1")
+    cluster.ctl("del", "--prefix", f"/facilitator/{FLEET}/orders/")
+    cluster.ctl("del", f"/facilitator/{FLEET}/nodes/vpn9")
+    cluster.ctl("del", f"/facilitator/{FLEET}/acks/stop.own-cloud/vpn1")
     eventually(lambda: not fleet(first)["problems"], 10, "nothing is wrong any more")
 
 
