@@ -1,7 +1,7 @@
 """Validates configurations in a process of their own, which then ends: pydantic, YAML and the rules would
 stay in the daemon's memory, and while they work the daemon can import its other parts.
 
-    text (memfd) -> python -I -m supervisor.validation NAME -> JSON (memfd) -> Config or ConfigErrors
+    text (memfd) -> python -I -c ... NAME -> main -> JSON (memfd) -> Config or ConfigErrors
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supervisor.core.exits import CannotStart, Exit
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
     Kinds = Mapping[str, AnyKind]
 
-PROGRAM = (sys.executable, "-I", "-m", "supervisor.validation")
+# The code that this process runs, wherever it lies, and nothing from the working directory or the environment.
+_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from supervisor.validation import main; main()"
+PROGRAM = (sys.executable, "-I", "-c", _START, str(Path(__file__).parents[1]))
 TIMEOUT_SECONDS = 120.0  # a configuration of thousands of tunnels on a busy host takes tens of seconds
 _FAULT = "the configuration could not be validated"
 
@@ -138,7 +141,8 @@ def answer(kinds: Kinds) -> None:
     json.dump(result, sys.stdout)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The program, for the kinds that are built in."""
     from supervisor.lean_imports import replace_plugin_search
 
     replace_plugin_search()

@@ -152,7 +152,7 @@ class Tun:
                 packet = os.read(self._tun, 2048)
             except OSError:
                 return
-            if packet[0] >> 4 == 4 and packet[9] == 6 and packet[33] & 2:
+            if packet and packet[0] >> 4 == 4 and packet[9] == 6 and packet[33] & 2:
                 os.write(self._tun, _refusal(packet))
 
     def close(self) -> None:
