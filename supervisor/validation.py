@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Kinds = Mapping[str, AnyKind]
 
-# The code that this process runs, wherever it lies, and nothing from the working directory or the environment.
+# The code that this process runs, wherever it lies; nothing from the working directory or the environment.
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from supervisor.validation import main; main()"
 PROGRAM = (sys.executable, "-I", "-c", _START, str(Path(__file__).parents[1]))
 TIMEOUT_SECONDS = 120.0  # a configuration of thousands of tunnels on a busy host takes tens of seconds

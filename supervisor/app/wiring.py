@@ -65,7 +65,7 @@ from supervisor.fleet.lock_keeper import LockKeeper
 from supervisor.inbox import Inbox
 from supervisor.kernel.conntrack.flow_counter import FlowWatch
 from supervisor.kernel.conntrack.replies import LaneReplies
-from supervisor.kernel.counters import LinkBytes, refused_packets
+from supervisor.kernel.counters import LinkBytes, link_bytes_now, refused_packets
 from supervisor.kernel.network import KernelNetwork
 from supervisor.outputs import Outputs
 from supervisor.probes.prober import ProbeLoop
@@ -249,7 +249,7 @@ def _watchers(base: _Base, host: HostWatch, path: Path) -> Watchers:
 
 
 def _history(base: _Base) -> History:
-    traffic = TrafficSources(LinkBytes(), LaneMeter(base.engine.lane).of_slot)
+    traffic = TrafficSources(LinkBytes(), link_bytes_now, LaneMeter(base.engine.lane).of_slot)
     sources = HistorySources(boot_id(), traffic=traffic, mask=base.secrets.mask)
     history = History(Archive(base.state_dir, version()), sources)
     base.closing.add("history", history.close)

@@ -59,6 +59,11 @@ class LinkBytes:
         return self._all().get(device)
 
 
+def link_bytes_now(device: str) -> tuple[int, int] | None:
+    """`(received, sent)` of an interface, read now; None: there is none."""
+    return _link_bytes().get(device)
+
+
 class LaneCounts:
     """What went through each lane, by its number. For one thread at a time."""
 

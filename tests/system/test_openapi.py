@@ -19,7 +19,7 @@ from tests.lab.wait import PATIENCE, eventually
 
 pytestmark = pytest.mark.root
 
-OVER_TCP = ("/", "/metrics", "/healthz", "/readyz", "/api/v1/status")
+OVER_TCP = ("/", "/metrics", "/healthz", "/readyz", "/healthz/carries/10.77.0.0_24", "/api/v1/status")
 READ_ONLY = (
     "plan",
     "alerts",
@@ -46,6 +46,8 @@ REFUSED = (
     ("GET", "tunnels/acme-dc/logs?lines=many", 400),
     ("POST", "tunnels/nobody/start", 404),
     ("POST", "tunnels/acme-dc/answer", 409),
+    ("GET", "fleet", 404),
+    ("POST", "fleet/orders/stop/acme-dc?wait=0", 404),
 )
 
 

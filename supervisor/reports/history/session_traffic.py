@@ -15,10 +15,11 @@ from supervisor.reports.metrics.counters import MonotonicCounter
 
 @dataclass(frozen=True, slots=True)
 class TrafficSources:
-    """Reads the kernel's counters. Called in the history's thread."""
+    """Reads the kernel's counters. Called in the history's thread, but for `link_bytes_now`."""
 
     # Bytes received and sent by an interface so far; None: there is no such interface.
     link_bytes: Callable[[str], tuple[int, int] | None] = lambda device: None
+    link_bytes_now: Callable[[str], tuple[int, int] | None] = lambda device: None  # the same, never cached
     # What the lane of a tunnel's slot has carried; None: not known.
     carried: Callable[[str, int], Carried | None] = lambda tunnel, slot: None
 
@@ -31,10 +32,15 @@ class InterfaceCounter:
         self.device = session.device
         self._received, self._sent = MonotonicCounter(resets=True), MonotonicCounter(resets=True)
         self._written: tuple[float, float] | None = None
+        self._kept: tuple[int, int] | None = None
+
+    def keep(self, sources: TrafficSources) -> None:
+        """Read the counters now, from any thread, for a later `read`: the interface is about to go."""
+        self._kept = None if self.device is None else sources.link_bytes_now(self.device)
 
     def read(self, sources: TrafficSources) -> Statement | None:
         """The row with the interface's counters; None: nothing has changed."""
-        reading = None if self.device is None else sources.link_bytes(self.device)
+        reading = None if self.device is None else sources.link_bytes(self.device) or self._kept
         if reading is None:
             return None
         totals = (self._received.read(0, reading[0]), self._sent.read(0, reading[1]))

@@ -52,7 +52,7 @@ class WriterThread:
         self._put_count = 0  # rows ever put in
         self._settled_count = 0  # of these on disk or dropped
         self._lost_count = 0  # of these dropped
-        self._traffic = SessionTraffic(sources)
+        self._sources, self._traffic = sources, SessionTraffic(sources)
         self._measured: dict[tuple[str, int], InterfaceCounter] = {}  # running sessions, by tunnel and number
         self._urgent: list[InterfaceCounter] = []  # whose interface may be gone in a moment
         self._closing = False
@@ -107,6 +107,8 @@ class WriterThread:
         with self._changed:
             known = self._measured.pop(key, None) if last else self._measured.get(key)
             if known is not None:
+                if not last:
+                    known.keep(self._sources)
                 self._urgent.append(known)
                 self._changed.notify_all()
 
