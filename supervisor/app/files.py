@@ -27,6 +27,8 @@ def load(path: Path, kinds: Mapping[str, AnyKind]) -> Config:
 def text_of(path: Path) -> str:
     """The text of a configuration file. CannotStart: it cannot be read (NO_RIGHT: by this user)."""
     try:
+        if path.is_fifo() and not path.is_relative_to("/dev"):  # a shell's <(...) is there, and has a writer
+            raise CannotStart(Exit.CONFIG, f"{path} is a FIFO: reading it could wait for ever; write a file")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise CannotStart(Exit.CONFIG, f"{path} is not text in UTF-8") from None

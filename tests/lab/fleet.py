@@ -316,7 +316,7 @@ _ROUTER_CONFIG = (
     protocol kernel { ipv4 { export where source = RTS_BGP; import none; }; }
     protocol kernel { ipv6 { export where source = RTS_BGP; import none; }; }
     filter announced { if (65535,0) ~ bgp_community then bgp_local_pref = 0; accept; }
-    template bgp facilitator { local as 65000; bfd; passive; hold time 9; keepalive time 3; error wait time 1, 4; }
+    template bgp facilitator { local as 65000; bfd; passive; prefer older on; hold time 9; keepalive time 3; error wait time 1, 4; }
     """)
     + _BFD
     + "\n"
