@@ -312,7 +312,7 @@ class Engine:
 
     def _apply(self, event: ev.Event, now: float) -> bool:
         """Fold one event and what follows from it. One that fails leaves everything as it was."""
-        part = _part(event.tunnel) if event.tunnel else "tunnel_set"
+        part = _part(event.tunnel) if event.tunnel else "tunnels"
         about = (self._tunnel_set, event, now, self._chance(), self._utc_offset())
         step = self._faults.ask(part, None, fold, *about)
         if step is None:
