@@ -23,6 +23,7 @@ from supervisor.fleet.lock_service import (
     LockServiceAway,
     LockServiceDenied,
     StoredValue,
+    understood,
 )
 
 _OK, _FORBIDDEN, _NOT_FOUND, _CONFLICT = 200, 403, 404, 409
@@ -53,7 +54,8 @@ class ConsulLock:
             "NodeChecks": [],
         }
         answer = await self._ask("PUT", "/v1/session/create", session)
-        return LeaseGrant(_document(answer)["ID"], float(ttl))
+        with understood(self.name):
+            return LeaseGrant(_document(answer)["ID"], float(ttl))
 
     async def renew(self, lease: str) -> bool:
         """See `LockService`."""
@@ -69,7 +71,8 @@ class ConsulLock:
         lock = {"Verb": "lock", "Key": key, "Value": _b64(value), "Session": lease}
         answer = await self._transaction(lock, {"Verb": "get", "Key": key})
         if answer.status == _OK:
-            return LockAnswer(True, _entry(_document(answer)["Results"][-1]["KV"]))
+            with understood(self.name):
+                return LockAnswer(True, _entry(_document(answer)["Results"][-1]["KV"]))
         if "invalid session" in answer.text.lower():
             return LockAnswer(False, None)
         entry = await self.get(key)
@@ -85,13 +88,15 @@ class ConsulLock:
     async def get(self, key: str) -> StoredValue | None:
         """See `LockService`."""
         answer = await self._ask("GET", f"{_path(key)}?{_CONSISTENT}", also=(_NOT_FOUND,))
-        return None if answer.status == _NOT_FOUND else _entry(_document(answer)[0])
+        with understood(self.name):
+            return None if answer.status == _NOT_FOUND else _entry(_document(answer)[0])
 
     async def list(self, prefix: str) -> Sequence[StoredValue]:
         """See `LockService`."""
         answer = await self._ask("GET", f"{_path(prefix)}?recurse&{_CONSISTENT}", also=(_NOT_FOUND,))
-        found = [] if answer.status == _NOT_FOUND else _document(answer)
-        return sorted(map(_entry, found), key=lambda entry: entry.key)
+        with understood(self.name):
+            found = [] if answer.status == _NOT_FOUND else _document(answer)
+            return sorted(map(_entry, found), key=lambda entry: entry.key)
 
     async def put(self, key: str, value: str, lease: str | None = None) -> None:
         """See `LockService`."""
@@ -117,7 +122,8 @@ class ConsulLock:
             wait = f"&wait={STREAM_SECONDS:g}s&index={index}" if index else ""
             request = self._request("GET", f"{_path(prefix)}?keys{wait}")
             answer = _checked(await self._http.once(request, STREAM_SECONDS * 1.1), (_NOT_FOUND,))
-            new = int(answer.headers.get("x-consul-index", "0"))
+            with understood(self.name):
+                new = int(answer.headers.get("x-consul-index", "0"))
             if new == index:
                 return
             index = max(1, new) if new > index else 0
@@ -160,7 +166,7 @@ def _entry(found: Mapping[str, Any]) -> StoredValue:
 def _document(answer: HttpAnswer) -> Any:
     try:
         return json.loads(answer.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LockServiceAway(
             "Consul: its answer is no JSON; is this the address of its HTTP API?"
         ) from error

@@ -16,6 +16,7 @@ from supervisor.fleet.lock_service import (
     LockServiceAway,
     LockServiceDenied,
     StoredValue,
+    understood,
 )
 
 # Codes of gRPC in answers of status 400 and above (https://grpc.io/docs/guides/status-codes/).
@@ -40,12 +41,14 @@ class EtcdLock:
     async def open_lease(self) -> LeaseGrant:
         """See `LockService`."""
         granted = await self._ask("/lease/grant", {"TTL": math.ceil(self.ttl)})
-        return LeaseGrant(granted["ID"], float(granted["TTL"]))
+        with understood(self.name):
+            return LeaseGrant(granted["ID"], float(granted["TTL"]))
 
     async def renew(self, lease: str) -> bool:
         """See `LockService`."""
         answer = await self._ask("/lease/keepalive", {"ID": lease})
-        return int(answer["result"].get("TTL", 0)) > 0
+        with understood(self.name):
+            return int(answer["result"].get("TTL", 0)) > 0
 
     async def revoke(self, lease: str) -> None:
         """See `LockService`."""
@@ -61,13 +64,11 @@ class EtcdLock:
                 "failure": [{"request_range": {"key": _key(key)}}],
             },
         )
-        if done.get("succeeded"):
-            return LockAnswer(True, StoredValue(key, value, int(done["header"]["revision"]), lease))
-        found = done["responses"][0]["response_range"].get("kvs", [])
-        if not found:
-            raise LockServiceAway("etcd: its answer is not understood")
-        entry = _entry(found[0])
-        return LockAnswer(entry.lease == lease, entry)
+        with understood(self.name):
+            if done.get("succeeded"):
+                return LockAnswer(True, StoredValue(key, value, int(done["header"]["revision"]), lease))
+            entry = _entry(done["responses"][0]["response_range"]["kvs"][0])
+            return LockAnswer(entry.lease == lease, entry)
 
     async def release(self, key: str, lease: str) -> None:
         """See `LockService`."""
@@ -81,12 +82,16 @@ class EtcdLock:
 
     async def get(self, key: str) -> StoredValue | None:
         """See `LockService`."""
-        found = (await self._ask("/kv/range", {"key": _key(key)})).get("kvs", [])
-        return _entry(found[0]) if found else None
+        answer = await self._ask("/kv/range", {"key": _key(key)})
+        with understood(self.name):
+            found = answer.get("kvs", [])
+            return _entry(found[0]) if found else None
 
     async def list(self, prefix: str) -> Sequence[StoredValue]:
         """See `LockService`."""
-        return [_entry(each) for each in (await self._ask("/kv/range", _below(prefix))).get("kvs", [])]
+        answer = await self._ask("/kv/range", _below(prefix))
+        with understood(self.name):
+            return [_entry(each) for each in answer.get("kvs", [])]
 
     async def put(self, key: str, value: str, lease: str | None = None) -> None:
         """See `LockService`."""
@@ -102,7 +107,9 @@ class EtcdLock:
         async for line in self._http.lines(self._request("/watch", {"create_request": _below(prefix)})):
             if line.strip():
                 said = _parsed(line)
-                if "error" in said or said.get("result", {}).get("canceled"):
+                with understood(self.name):
+                    ended = "error" in said or said.get("result", {}).get("canceled")
+                if ended:
                     raise LockServiceAway("etcd: the watch was ended")
                 yield
 
@@ -170,7 +177,7 @@ def _entry(found: Mapping[str, Any]) -> StoredValue:
 def _parsed(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LockServiceAway("etcd: its answer is no JSON; is this etcd's client URL?") from error
     if not isinstance(document, dict):
         raise LockServiceAway("etcd: its answer is not understood")

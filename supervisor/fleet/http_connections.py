@@ -52,7 +52,7 @@ class HttpProblem(Exception):
     """The other end does not speak HTTP, or broke off."""
 
 
-_PROBLEMS = (TimeoutError, OSError, ValueError, HttpProblem, EOFError)
+_PROBLEMS = (TimeoutError, OSError, ValueError, HttpProblem, EOFError, asyncio.LimitOverrunError)
 
 
 class _Connection:
@@ -255,6 +255,8 @@ def _explained(endpoint: str, error: BaseException) -> str:
             text = "it broke off, perhaps because it does not accept our certificate"
         case asyncio.IncompleteReadError():
             text = "it broke off"
+        case asyncio.LimitOverrunError():
+            text = "the headers of its answer are too large"
         case OSError() if (number := error.errno or 0) > 0:
             text = os.strerror(number)
     return text

@@ -10,7 +10,8 @@ tried. A call that failed may have been carried out all the same: only its answe
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,12 +24,25 @@ class LockServiceDenied(LockServiceAway):
     """The service answers, and refuses us: certificate, password, token or access rules are wrong."""
 
 
+@contextlib.contextmanager
+def understood(engine: str) -> Iterator[None]:
+    """A context that reads an answer of this engine: one that is not as it should be is LockServiceAway."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise LockServiceAway(f"{engine}: its answer is not understood: {error!r:.100}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseGrant:
     """A new lease."""
 
     id: str
     ttl: float  # seconds, as granted
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not self.id:
+            raise ValueError("the new lease has no identifier")
 
 
 @dataclass(frozen=True, slots=True)

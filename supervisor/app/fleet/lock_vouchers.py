@@ -35,7 +35,7 @@ class LockVouchers:
         try:
             answer = await http.ask(HttpRequest("GET", "/api/v1/status"))
             return answer.status == 200 and _cannot_have(json.loads(answer.body), account)
-        except (LockServiceAway, ValueError, KeyError, TypeError):
+        except (LockServiceAway, ValueError, KeyError, TypeError, RecursionError):
             return False
         finally:
             await http.close()
