@@ -24,7 +24,6 @@ _LIVE = frozenset(
         "alert",
         "hooks",
         "allow",
-        "exclusive",
         "without_lock",
         "login.max_attempts",
         "login.reconnect_on_change",

@@ -57,6 +57,13 @@ def test_settings_of_the_client(line: str, name: str) -> None:
     assert change.lines() == (f"acme: {name} changed, starts anew",)
 
 
+def test_the_client_of_an_exclusive_tunnel_runs_in_a_group_of_its_own() -> None:
+    fleet = "facilitator: {name: vpn1}\nfleet: {name: emea, lock: {consul: {}}}\n"
+    before, after = good(f"{HEAD}{fleet}"), good(f"{HEAD}    exclusive: true\n{fleet}")
+    assert difference(before, after) == ConfigDifference(restart={"acme": ("exclusive",)})
+    assert fingerprint(before.tunnels["acme"]) != fingerprint(after.tunnels["acme"])
+
+
 def test_both_sorts_at_once_start_the_client_anew_and_are_both_named() -> None:
     new = HEAD.replace("acme.conf", "b.conf").replace("10.77.", "10.78.")
     assert difference(good(HEAD), good(new)).restart == {"acme": ("destinations", "config")}
