@@ -34,6 +34,7 @@ class HeldLocks:
     """What the next daemon goes on from. It means nothing after a boot of the host."""
 
     boot: str
+    engine: str  # whose lease it is: another engine, fleet or TTL is configured since, or not
     lease: str
     until: float  # monotonic seconds
     tokens: Mapping[str, int] = field(default_factory=dict)  # by account
@@ -91,7 +92,7 @@ class LockKeeper:
         self._vouching: dict[str, asyncio.Task[None]] = {}  # by account
         self._differences = clocks.differences()
         self._jumped_at: float | None = None
-        self._denied = ""
+        self._denied: dict[tuple[LockCall, str], str] = {}  # by call and account: the last one was refused
         self._conditions: Mapping[str, Condition] = {}
 
     # --- what others ask
@@ -117,11 +118,16 @@ class LockKeeper:
         """The lock service answers."""
         return not self._member.silent
 
+    @property
+    def _engine(self) -> str:
+        """What a lease belongs to, and for how long it was granted: a renewal does not change its TTL."""
+        return f"{self._service.name} {self._sources.fleet} {self._service.ttl:g}"
+
     async def recall(self, held: HeldLocks | None) -> Mapping[str, float]:
         """Go on from what an earlier daemon has held; before `run`. Until when its clients may send, by
         tunnel. The lease is renewed at once: it may have time left when our own permission has none.
         """
-        if held is None or held.boot != self._sources.boot:
+        if held is None or (held.boot, held.engine) != (self._sources.boot, self._engine):
             return {}
         sent = self._clocks.monotonic()
         until = held.until
@@ -173,6 +179,7 @@ class LockKeeper:
         self._look_at_clocks(now)
         cautious = any(wish.keep for wish in self._wishes.values())
         self._member = replace(self._member, cautious=cautious).wished(self._by_account(), now).passed(now)
+        self._keep()  # before a lock is given back: the next daemon must not believe that it is held
         for request in tuple(self._member.requests(now)):
             self._member = self._member.sent(request, now)
             task = asyncio.create_task(self._call(request, now))
@@ -181,7 +188,6 @@ class LockKeeper:
         self._ask_the_others()
         await self._fence()
         self._tell(self._clocks.monotonic())
-        self._keep()
         self._follow_locks()
 
     def _cancel(self) -> None:
@@ -189,6 +195,8 @@ class LockKeeper:
             if task is not None:
                 task.cancel()
         self._watch = None
+        self._vouching.clear()
+        self._member = replace(self._member, under_way=frozenset())  # asked again, if `run` begins anew
 
     def _look_at_clocks(self, now: float) -> None:
         """A host that was suspended, or whose clock was set, does not know how long it was away."""
@@ -207,7 +215,12 @@ class LockKeeper:
         tunnels: dict[str, list[str]] = {}
         for name, wish in self._wishes.items():
             tunnels.setdefault(wish.account, []).append(name)
+        for account in self._member.accounts:
+            if self._leaves(account):
+                wished[account] = Wished(False, True)
         for account, names in tunnels.items():
+            if account in wished:
+                continue
             before = self._granted.get(account)
             order = sorted(
                 names,
@@ -222,16 +235,26 @@ class LockKeeper:
             wished[account] = Wished(wish.wanted, any(self._wishes[name].running for name in names))
         return wished
 
+    def _leaves(self, account: str) -> bool:
+        """The tunnel that holds it has another account since a reload, and its client still runs with this
+        one: the lock is given back when that client is gone.
+        """
+        wish = self._wishes.get(self._granted.get(account, ""))
+        running = wish is not None and wish.running and wish.account != account
+        return running and self._member.accounts[account].running
+
     # --- the lock service
 
     async def _call(self, request: LockRequest, sent: float) -> None:
         try:
             reply = await self._reply(request)
         except LockServiceAway as error:
-            self._denied = str(error) if isinstance(error, LockServiceDenied) else ""
+            self._denied.pop((request.call, request.account), None)
+            if isinstance(error, LockServiceDenied):
+                self._denied[request.call, request.account] = str(error)
             self._member = self._member.failed(request, str(error), self._clocks.monotonic())
         else:
-            self._denied = ""
+            self._denied.pop((request.call, request.account), None)
             now = self._clocks.monotonic()
             self._look_at_clocks(now)
             self._member = self._member.answered(request, reply, sent, now)
@@ -328,8 +351,7 @@ class LockKeeper:
                     said = "holds the lock" if view.held else "does not hold the lock any more"
                     about = {"tunnel": name, "account": wish.account, "token": view.token or before.token}
                     self._sources.note(said, about | ({"why": view.text} if view.text else {}))
-                lease = self._member.accounts.get(wish.account)
-                self._sources.post(LockChanged(name, None, view, now if lease is None else lease.until))
+                self._sources.post(LockChanged(name, None, view, self._permitted.get(name, now)))
         self._seen = {name: view for name, view in self._seen.items() if name in self._wishes}
 
     def _view(self, name: str, wish: LockWish, now: float) -> LockView:
@@ -345,10 +367,10 @@ class LockKeeper:
     def _wrong(self, now: float) -> dict[str, Condition]:
         found = {}
         service, exclusive = self._service.name, len(self._wishes)
-        if self._denied:
-            text = (
-                f"the lock engine refuses this member, so that exclusive tunnels cannot start: {self._denied}"
-            )
+        accounts = {"", *self._member.accounts}
+        denied = next((text for (_, account), text in self._denied.items() if account in accounts), "")
+        if denied:
+            text = f"the lock engine refuses this member, so that exclusive tunnels cannot start: {denied}"
             found["fleet:lock-access"] = Condition(text, "critical", "facilitator doctor", after=5.0)
         elif self._member.silent and exclusive:
             text = f"the lock engine {service} does not answer: {self._member.silent}"
@@ -369,6 +391,7 @@ class LockKeeper:
         if member.lease is not None and ours:
             held = HeldLocks(
                 self._sources.boot,
+                self._engine,
                 member.lease,
                 member.until,
                 {name: each.token or 0 for name, each in ours.items()},

@@ -6,13 +6,20 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
 from supervisor.core.events import Event, LockChanged
 from supervisor.core.fleet.wishes import LockWish
-from supervisor.fleet.lock_keeper import Clocks, LockKeeper, LockSources
-from supervisor.fleet.lock_service import LeaseGrant, LockAnswer, LockServiceAway, StoredValue
+from supervisor.fleet.lock_keeper import Clocks, HeldLocks, LockKeeper, LockSources
+from supervisor.fleet.lock_service import (
+    LeaseGrant,
+    LockAnswer,
+    LockServiceAway,
+    LockServiceDenied,
+    StoredValue,
+)
 
 pytestmark = pytest.mark.slow
 TTL = 2.0
@@ -23,6 +30,11 @@ class MemoryService:
 
     name, ttl, budget = "memory", TTL, 0.1
     away = False
+    denies = False  # locks; leases are granted
+    renewals = 0
+
+    def __init__(self) -> None:
+        self.released: list[str] = []
 
     def _answer(self) -> None:
         if self.away:
@@ -34,6 +46,7 @@ class MemoryService:
 
     async def renew(self, lease: str) -> bool:
         self._answer()
+        self.renewals += 1
         return True
 
     async def revoke(self, lease: str) -> None:
@@ -41,10 +54,13 @@ class MemoryService:
 
     async def acquire(self, key: str, value: str, lease: str) -> LockAnswer:
         self._answer()
+        if self.denies:
+            raise LockServiceDenied("permission denied")
         return LockAnswer(True, StoredValue(key, value, 7, lease))
 
     async def release(self, key: str, lease: str) -> None:
         self._answer()
+        self.released.append(key)
 
     async def get(self, key: str) -> StoredValue | None:
         return None
@@ -74,6 +90,7 @@ class KeptLock:
         self.permitted: Mapping[str, float] = {}
         self.held, self.vouches, self.ahead = False, False, 0.0
         self._changed = asyncio.Event()
+        self.kept: list[HeldLocks | None] = []
         sources = LockSources(
             "emea",
             "vpn1",
@@ -81,14 +98,14 @@ class KeptLock:
             self._post,
             self._permit,
             lambda text, about: None,
-            lambda held: None,
+            self.kept.append,
             self._vouch,
         )
         self.keeper = LockKeeper(self.service, sources, Clocks(realtime=lambda: time.time() + self.ahead))
 
-    def want(self, *, running: bool) -> None:
+    def want(self, account: str = "svc", *, running: bool) -> None:
         """What the tunnel wants."""
-        self.keeper.set({"acme": LockWish("svc", wanted=True, running=running, keep=True)})
+        self.keeper.set({"acme": LockWish(account, wanted=True, running=running, keep=True)})
 
     async def until(self, held: bool) -> None:
         """The engine was told that the lock is held, or not."""
@@ -152,3 +169,41 @@ async def test_a_clock_that_is_set_costs_the_lease_at_once(kept: KeptLock) -> No
     assert "fleet:clock" in kept.keeper.conditions
     kept.want(running=False)
     await kept.until(True)
+
+
+async def test_an_account_that_a_reload_changes_is_given_back_when_its_client_is_gone(kept: KeptLock) -> None:
+    renewals = kept.service.renewals
+    kept.want("other", running=True)
+    await kept.until(False)
+    async with asyncio.timeout(60.0):
+        while kept.service.renewals < renewals + 2:
+            await asyncio.sleep(0.05)
+    assert kept.service.released == []
+    kept.want("other", running=False)
+    await kept.until(True)
+    async with asyncio.timeout(60.0):
+        while not kept.service.released:
+            await asyncio.sleep(0.05)
+    assert kept.service.released == ["facilitator/emea/locks/svc"]
+
+
+async def test_what_another_engine_or_ttl_has_granted_is_not_gone_on_from(kept: KeptLock) -> None:
+    held = next(each for each in kept.kept if each is not None)
+    fresh = KeptLock()
+    assert await fresh.keeper.recall(replace(held, engine="memory emea 5")) == {}
+    assert fresh.service.renewals == 0
+    assert (await fresh.keeper.recall(held)).keys() == {"acme"}
+
+
+async def test_a_lock_that_is_refused_is_said_although_the_lease_is_renewed() -> None:
+    made = KeptLock()
+    made.service.denies = True
+    made.want(running=False)
+    task = asyncio.create_task(made.keeper.run())
+    async with asyncio.timeout(60.0):
+        while made.service.renewals < 2:
+            await asyncio.sleep(0.01)
+            shown = "fleet:lock-access" in made.keeper.conditions
+    assert shown
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class HeldLockFile:
                 self._file.save(held)
         except OSError as error:
             self._log("held locks cannot be written down: the next daemon has to log in anew", error)
+            with contextlib.suppress(OSError):  # what stands there is not true any more
+                self._file.path.unlink(missing_ok=True)
 
     def _log(self, text: str, error: Exception) -> None:
         structlog.get_logger().warning(text, path=str(self._file.path), why=str(error))
