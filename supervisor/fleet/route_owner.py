@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from supervisor.fleet.lock_service import LockService, LockServiceAway
 
 RESTART_SECONDS = 1.0  # after the program has ended
+MAX_LINE_BYTES = 4 << 20  # of the program: all routes of large tables may be wrong at once
 _MODULE = "supervisor.fleet.aws_program"
 
 
@@ -54,6 +55,7 @@ class RouteOwner:
         self._note = note
         self._wanted: frozenset[str] = frozenset()
         self._lease: str | None = None
+        self._asked: set[str] = set()  # networks whose locks may be ours, also after an answer that was lost
         self._hint, self._changed = asyncio.Event(), asyncio.Event()
         self.held: frozenset[str] = frozenset()  # networks
         self.problem: str | None = None  # what the program says is wrong
@@ -95,15 +97,18 @@ class RouteOwner:
     async def _round(self) -> None:
         if self._lease is not None and not await self._service.renew(self._lease):
             self._lease = None
+            self._asked.clear()
             self._hold(frozenset())
         if self._lease is None and self._wanted:
             self._lease = (await self._service.open_lease()).id
         if self._lease is None:
             return
-        for network in self.held - self._wanted:
+        for network in sorted(self._asked - self._wanted):
             self._hold(self.held - {network})
             await self._service.release(self._key(network), self._lease)
+            self._asked.discard(network)
         for network in sorted(self._wanted - self.held):
+            self._asked.add(network)
             if (await self._service.acquire(self._key(network), self._member, self._lease)).held:
                 self._hold(self.held | {network})
 
@@ -128,6 +133,7 @@ class RouteOwner:
             *argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            limit=MAX_LINE_BYTES,
             env=self._settings.environment,
         )
         assert program.stdin is not None
