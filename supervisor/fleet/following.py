@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from supervisor.fleet.lock_service import LockService, LockServiceAway
 from supervisor.fleet.places import below
 
-WATCH_AGAIN_SECONDS = 0.5  # after a watch has failed; twice as long after each further one
+WATCH_AGAIN_SECONDS = 0.5  # after a watch has ended; twice as long after each that gave no hint
 
 
 class Following:
@@ -60,10 +60,9 @@ class Following:
     async def _watch(self) -> None:
         pause = WATCH_AGAIN_SECONDS
         while True:
-            try:
+            with contextlib.suppress(LockServiceAway):
                 async for _ in self._service.watch(self._prefix):
                     self._hint.set()
                     pause = WATCH_AGAIN_SECONDS
-            except LockServiceAway:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, max(self._every, WATCH_AGAIN_SECONDS))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, max(self._every, WATCH_AGAIN_SECONDS))
