@@ -5,7 +5,6 @@ alone where none runs.
 from __future__ import annotations
 
 import getpass
-import re
 import socket
 import sys
 import time
@@ -21,6 +20,7 @@ import click
 from supervisor.cli.options import AnyFunction, fail, refused, runtime_dir, socket_option, tunnel_name
 from supervisor.cli.output import say, say_json
 from supervisor.core.exits import CannotStart, Exit
+from supervisor.core.fleet.values import MEMBER_NAME
 from supervisor.disk import CONTROL_SOCKET
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _address(context: click.Context, parameter: click.Parameter, value: str) -> 
 
 def _member_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """Click callback: a possible name of a member, or a usage error."""
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", value, re.ASCII) is None:
+    if MEMBER_NAME.fullmatch(value) is None:
         raise click.BadParameter(f"{value!r} is not a name of a member")
     return value
 

@@ -112,6 +112,17 @@ def test_what_people_wrote_is_one_safe_line() -> None:
     assert order.why == "w" * 200
 
 
+@pytest.mark.parametrize("given_at", [1e15, -1.0])
+def test_a_moment_of_which_no_date_can_be_made_is_not_understood(given_at: float) -> None:
+    with pytest.raises(ValueError, match="given is no Unix time"):
+        read_order(STOP.id, json.dumps({"given": given_at}))
+
+
+def test_what_is_said_about_a_long_name_is_short() -> None:
+    (problem,) = reading((), {"end-user." + "x" * 100_000: "{}"}).problems
+    assert len(problem) < 1000
+
+
 @given(st.dictionaries(names, values, max_size=5), st.lists(st.sampled_from(ALL), unique=True))
 def test_whatever_the_engine_says_an_order_ends_only_with_its_key(
     found: dict[str, str], before: list[FleetOrder]

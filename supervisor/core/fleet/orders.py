@@ -88,6 +88,7 @@ class Acknowledgement:
 
 
 NO_DEMANDS = Demands()
+_PROBLEM_CHARACTERS = 400  # of the sentence about one
 _MOST_PROBLEMS = 5  # that are told one by one
 
 
@@ -125,13 +126,13 @@ def read_order(id: str, content: str) -> FleetOrder:
     if f"{kind}.{subject}" != id:
         raise ValueError(f"its name should be {kind}.{subject}")
     found = ForeignObject.read(content, ORDER_CHARACTERS)
-    return FleetOrder(kind, subject, found.text("by"), found.text("why"), found.number("given"))
+    return FleetOrder(kind, subject, found.text("by"), found.text("why"), found.moment("given"))
 
 
 def read_acknowledgement(content: str) -> Acknowledgement:
     """The acknowledgement in a value of the engine. ValueError says what is wrong."""
     found = ForeignObject.read(content, ORDER_CHARACTERS)
-    return Acknowledgement(found.number("given"), found.number("at"), found.flag("done"), found.text("text"))
+    return Acknowledgement(found.moment("given"), found.moment("at"), found.flag("done"), found.text("text"))
 
 
 def reading(before: Iterable[FleetOrder], found: Mapping[str, str]) -> OrderReading:
@@ -149,7 +150,7 @@ def reading(before: Iterable[FleetOrder], found: Mapping[str, str]) -> OrderRead
         try:
             orders.append(read_order(id, content))
         except ValueError as error:
-            problems.append(f"the order {id[:100]!r} is not understood: {error}")
+            problems.append(f"the order {id[:100]!r} is not understood: {error}"[:_PROBLEM_CHARACTERS])
             orders += [known[id]] if id in known else []
     more = len(problems) - _MOST_PROBLEMS
     told = problems[:_MOST_PROBLEMS] + ([f"so are {more} more"] if more > 0 else [])

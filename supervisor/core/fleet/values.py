@@ -14,6 +14,7 @@ from tunnels.text import one_line
 
 MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 TUNNEL_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
+LAST_MOMENT = 253_402_300_799  # Unix time in seconds of the end of the year 9999
 MOST_CHARACTERS = 200  # of a text that people have written
 
 
@@ -58,6 +59,13 @@ class ForeignObject:
         if isinstance(found, bool) or not isinstance(found, int | float):
             raise ValueError(f"{key} is no number")
         return float(found)
+
+    def moment(self, key: str) -> float:
+        """Unix time in seconds; there must be one, of which a date can be made."""
+        found = self.number(key)
+        if not 0 <= found <= LAST_MOMENT:
+            raise ValueError(f"{key} is no Unix time in seconds")
+        return found
 
     def flag(self, key: str) -> bool:
         """True or False; absent means False."""
