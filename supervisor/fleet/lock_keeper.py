@@ -371,16 +371,16 @@ class LockKeeper:
         denied = next((text for (_, account), text in self._denied.items() if account in accounts), "")
         if denied:
             text = f"the lock engine refuses this member, so that exclusive tunnels cannot start: {denied}"
-            found["fleet:lock-access"] = Condition(text, "critical", "facilitator doctor", after=5.0)
+            found["fleet-lock-access"] = Condition(text, "critical", "facilitator doctor", after=5.0)
         elif self._member.silent and exclusive:
             text = f"the lock engine {service} does not answer: {self._member.silent}"
-            found["fleet:lock"] = Condition(text, "error", "facilitator status", after=self._service.ttl)
+            found["fleet-lock"] = Condition(text, "error", "facilitator status", after=self._service.ttl)
         if self._jumped_at is not None and now < self._jumped_at + CLOCK_CONDITION_SECONDS:
             text = (
                 "a clock of this host jumped, so that exclusive tunnels had to log in anew; keep it in step "
                 "(chrony), and do not suspend the machine"
             )
-            found["fleet:clock"] = Condition(text, "warning", "timedatectl; chronyc tracking", pages=False)
+            found["fleet-clock"] = Condition(text, "warning", "timedatectl; chronyc tracking", pages=False)
         return found
 
     def _keep(self) -> None:

@@ -147,7 +147,7 @@ async def test_a_silent_service_ends_it_before_the_lease_does(kept: KeptLock) ->
     kept.service.away = True
     await kept.until(False)
     assert time.monotonic() - begun < TTL
-    assert "fleet:lock" in kept.keeper.conditions
+    assert "fleet-lock" in kept.keeper.conditions
     kept.want(running=False)
     kept.service.away = False
     await kept.until(True)
@@ -166,7 +166,7 @@ async def test_a_clock_that_is_set_costs_the_lease_at_once(kept: KeptLock) -> No
     kept.ahead = 3.0
     await kept.until(False)
     assert "acme" not in kept.permitted
-    assert "fleet:clock" in kept.keeper.conditions
+    assert "fleet-clock" in kept.keeper.conditions
     kept.want(running=False)
     await kept.until(True)
 
@@ -203,7 +203,7 @@ async def test_a_lock_that_is_refused_is_said_although_the_lease_is_renewed() ->
     async with asyncio.timeout(60.0):
         while made.service.renewals < 2:
             await asyncio.sleep(0.01)
-            shown = "fleet:lock-access" in made.keeper.conditions
+            shown = "fleet-lock-access" in made.keeper.conditions
     assert shown
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -185,7 +185,7 @@ def test_while_the_engine_is_away_the_exclusive_tunnel_ends_and_the_other_lives_
     try:
         daemon.wait_for(ACME, phase="backoff", reason="lock")
         eventually(
-            lambda: any(each["name"] == "fleet:lock" for each in daemon.status()["conditions"]),
+            lambda: any(each["name"] == "fleet-lock" for each in daemon.status()["conditions"]),
             10,
             "the condition says that the engine is away",
         )
