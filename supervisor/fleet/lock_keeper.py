@@ -52,9 +52,8 @@ class LockSources:
     permit: Callable[[Mapping[str, float]], Awaitable[None]]  # tunnel -> until when its client may send
     note: Callable[[str, Mapping[str, object]], None]  # a line for the log
     keep: Callable[[HeldLocks | None], None]  # for the next daemon
-    vouch: Callable[
-        [str], Awaitable[bool]
-    ]  # every other member says that it does not hold this account's lock
+    # Every other member says that it does not hold this account's lock.
+    vouch: Callable[[str], Awaitable[bool]]
 
 
 def _boottime() -> float:
@@ -221,17 +220,13 @@ class LockKeeper:
         for account, names in tunnels.items():
             if account in wished:
                 continue
-            before = self._granted.get(account)
-            order = sorted(
-                names,
-                key=lambda name: (
-                    not self._wishes[name].running,
-                    not self._wishes[name].wanted,
-                    name != before,
-                ),
-            )
-            self._granted[account] = order[0]
-            wish = self._wishes[order[0]]
+
+            def rank(name: str, before: str | None = self._granted.get(account)) -> tuple[bool, bool, bool]:
+                return not self._wishes[name].running, not self._wishes[name].wanted, name != before
+
+            first = min(names, key=rank)
+            self._granted[account] = first
+            wish = self._wishes[first]
             wished[account] = Wished(wish.wanted, any(self._wishes[name].running for name in names))
         return wished
 
