@@ -49,7 +49,14 @@ class Installed(LabDaemon):
         path = self.code / file
         changed, count = re.subn(pattern, text, path.read_text(), count=1, flags=re.MULTILINE)
         assert count == 1, pattern
-        path.write_text(changed)
+        self.write(file, changed)
+
+    def write(self, file: str, text: str) -> None:
+        """Write a file of the code. Compiled code goes: Python knows a change by its second and size only."""
+        path = self.code / file
+        path.write_text(text)
+        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
+            compiled.unlink()
 
     def start(self, within: float = 15.0) -> None:
         """Start it and wait until it is ready."""
@@ -206,7 +213,7 @@ def test_code_that_cannot_go_on_leaves_the_old_one_at_work(lab: Lab, installed: 
         whole = (installed.code / file).read_text()
         installed.change(file, pattern, text)
         _refused(installed, said)
-        (installed.code / file).write_text(whole)
+        installed.write(file, whole)
     configured = installed.config_file.read_text()
     installed.config_file.write_text(configured + "nonsense: 1\n")
     _refused(installed, "nonsense")
