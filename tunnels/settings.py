@@ -101,7 +101,7 @@ class Destination(Settings):
     mapping).
     """
 
-    network: Network = setting(description="the network at the far side")
+    network: Network = setting(description="the network as the remote site knows it")
     presented_as: Network | None = setting(
         default=None, description="what staff use instead, where two sites use the same addresses; same size"
     )
@@ -131,22 +131,22 @@ class Destination(Settings):
 class Login(Settings):
     """How the facilitator proves who it is."""
 
-    username: str | None = setting(default=None, description="account name at the far side")
+    username: str | None = setting(default=None, description="account name at the remote gateway")
     password: Secret | None = setting(default=None, description="where the password lies")
     totp: Secret | None = setting(
-        default=None, description="where the base32 seed or otpauth:// address of the one-time codes lies"
+        default=None, description="where the base32 seed or otpauth:// address for one-time passwords is"
     )
     append_code: bool = setting(
-        default=False, description="the one-time code follows the password in the same field"
+        default=False, description="the one-time password follows the password in the same field"
     )
     max_attempts: Annotated[int, Whole(1, 10)] = setting(
-        default=3, description="rejected logins in a row before the tunnel waits for a human"
+        default=3, description="consecutive rejected logins after which the tunnel needs attention"
     )
     pause: Pause = setting(
-        default=60.0, description="after the n-th rejected login in a row, this pause n times"
+        default=60.0, description="wait n times this after the n-th consecutive rejected login"
     )
     reconnect_on_change: bool = setting(
-        default=False, description="log in anew when a secret changes while the tunnel is up"
+        default=False, description="log in again when a secret changes while the tunnel is up"
     )
 
 
@@ -197,9 +197,9 @@ _Window = Annotated[str, CheckedBy(_checked_window, {"type": "string", "pattern"
 
 
 class Planned(Settings):
-    """Reconnect before the far side cuts the session."""
+    """Reconnect before the remote gateway cuts the session."""
 
-    every: Pause = setting(description="how long the far side lets a session live")
+    every: Pause = setting(description="how long the remote gateway lets a session last")
     before: Seconds = setting(
         default=600.0, description="how long before that another session takes its place"
     )
@@ -231,7 +231,7 @@ class Reconnect(Settings):
     )
     planned: Planned | None = setting(
         default=None,
-        description="reconnect ahead of the far side's session limit; without it, of one that it "
+        description="reconnect ahead of the remote gateway's session limit; without it, of one that it "
         "announces or has shown",
     )
 
@@ -331,10 +331,10 @@ _RESERVED_DEVICES = ("all", "default", "lo")
 def _checked_device(value: str) -> str:
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,14}", value, re.ASCII) is None:
         raise ValueError(
-            f"{value!r} is not a device name; at most 15 letters, digits, '_', '.', '-', a letter first"
+            f"{value!r} is not an interface name; at most 15 letters, digits, '_', '.', '-', a letter first"
         )
     if value in _RESERVED_DEVICES:
-        raise ValueError(f"{value!r} belongs to the kernel; choose another name for the device")
+        raise ValueError(f"{value!r} belongs to the kernel; choose another name for the interface")
     return value
 
 
@@ -370,7 +370,7 @@ class Tunnel(Settings):
         default=None, description="which staff segments may enter; absent means everybody"
     )
     device: Annotated[str, CheckedBy(_checked_device)] | None = setting(
-        default=None, description="name of the tunnel's network device"
+        default=None, description="name of the tunnel's network interface"
     )
     mtu: Annotated[int, Whole(576, 9000)] | None = setting(
         default=None, description="largest packet in bytes that fits into the tunnel"

@@ -171,7 +171,7 @@ class Waiting(ApiDocument):
     session: Identifier
     timeout: Count = Field(description="seconds")
     link: str | None = Field(
-        None, description="secret; for `WEB_AUTH::LINK`, if the person's own client shall open it"
+        None, description="secret; for `WEB_AUTH::LINK`, if the person's own client should open it"
     )
     text: str = Field(
         "",
@@ -225,8 +225,7 @@ class Heartbeat(FromNode):
         frozenset(), description="of these, those that are not up yet; they may be decided in the answer"
     )
     ending: frozenset[Identifier] = Field(
-        frozenset(),
-        description="of these, those whose end or decision is under way: nobody need tell it again",
+        frozenset(), description="of these, those whose end or decision is in progress: no need to repeat it"
     )
     unknown: tuple[UnknownClient, ...] = ()
     bytes: dict[Identifier, tuple[Count, Count]] = Field(
@@ -302,7 +301,7 @@ class AddressBook(ApiDocument):
     revision: Count
     complete: bool
     entries: tuple[AddressEntry, ...]
-    time: float = Field(description="the service's clock, by which the age of the book is told")
+    time: float = Field(description="the service's clock, from which the age of the address book is computed")
 
 
 # --- from an operator

@@ -17,7 +17,7 @@ from hub.service.logins import Logins
 from hub.service.records import Records, groups_json
 
 _UNKNOWN_TEXT = "this session is not known; connect again"
-_EXPIRED_TEXT = "the longest time of a session is over; connect again"
+_EXPIRED_TEXT = "the maximum session time has been reached; connect again"
 
 
 class LateMessage(Exception):
@@ -64,7 +64,7 @@ def heartbeat(records: Records, logins: Logins, message: api.Heartbeat) -> api.H
     opened = records.open_on(message.node)
     if before is not None and before["boot"] != message.boot:
         if records.earlier_boot(message.node, message.boot):
-            raise LateMessage(f"{message.node} has started anew since {message.boot}")
+            raise LateMessage(f"{message.node} has restarted since {message.boot}")
         records.event("node started", None, None, {"node": message.node, "boot": message.boot})
     records.node_seen(message.node, message.boot, message.draining, message.version)
     drained = before is not None and bool(before["draining"])

@@ -168,7 +168,7 @@ class Shutdown:
             )
         else:
             self._log.info(
-                "going on with the drain that an earlier daemon has begun",
+                "continuing the drain that an earlier daemon began",
                 within=duration(max(0.0, deadline - time.monotonic())),
                 to_serve_again=HOW_TO_SERVE,
             )
@@ -179,7 +179,7 @@ class Shutdown:
         """
         parts = self._parts
         if left := waits_for(parts.engine.snapshot):
-            self._log.warning("ending although flows are under way", left=left)
+            self._log.warning("stopping although flows are active", left=left)
         parts.stores.records.end_by(time.monotonic())  # a daemon after a crash shall not drain any more
         parts.notifier.extend_timeout(EXTEND_TIMEOUT_SECONDS)
         for name in parts.engine.snapshot.tunnels:

@@ -25,14 +25,14 @@ _TEST_SECONDS = 90  # that all receivers may take together
 
 
 @click.command()
-@click.option("--test", is_flag=True, help="Open and resolve an incident of its own through the real path.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@click.option("--test", is_flag=True, help="Send a test alert to every receiver and resolve it.")
+@click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @socket_option
 def alerts(test: bool, as_json: bool, config: Path, socket_path: Path | None) -> None:
-    """Show the open incidents, the messages that wait to be sent, and what went wrong last.
+    """Show open incidents and undelivered messages; test the pager.
 
     With --test an incident of severity "info" is opened and resolved at every receiver; exit code 1: one of
-    them did not take it.
+    them did not accept it.
 
     \b
     Example: facilitator alerts --test
@@ -57,7 +57,7 @@ def _test(as_json: bool, config: Path, socket_path: Path | None) -> None:
     else:
         say("\n".join(_test_text(document)))
     if not document["receivers"]:
-        fail(Exit.FAILED, "nobody would be called: neither alerts.pagerduty nor alerts.webhook is configured")
+        fail(Exit.FAILED, "nobody would be paged: neither alerts.pagerduty nor alerts.webhook is configured")
     if not all(receiver["taken"] for receiver in document["receivers"]):
         sys.exit(Exit.FAILED)
 
@@ -71,7 +71,7 @@ def _test_text(document: AlertTestDocument) -> Iterator[str]:
 
 def _text(document: AlertsDocument) -> Iterator[str]:
     if not document["receivers"]:
-        yield "nobody would be called: neither alerts.pagerduty nor alerts.webhook is configured"
+        yield "nobody would be paged: neither alerts.pagerduty nor alerts.webhook is configured"
     for receiver in document["receivers"]:
         yield (
             f"{receiver['name']}  {len(receiver['incidents'])} open, {receiver['pending']} waiting to be sent"

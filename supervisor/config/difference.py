@@ -73,14 +73,16 @@ class ConfigDifference:
     def _lines(self) -> Iterator[str]:
         yield from (f"{name}: added" for name in self.added)
         yield from (f"{name}: removed" for name in self.removed)
-        yield from (f"{name}: {', '.join(what)} changed, starts anew" for name, what in self.restart.items())
+        yield from (f"{name}: {', '.join(what)} changed, restarts" for name, what in self.restart.items())
         yield from (
-            f"{name}: {', '.join(what)} changed, taken over once its files can be used"
+            f"{name}: {', '.join(what)} changed, applied once its files can be used"
             for name, what in self.withheld.items()
         )
         yield from (f"{name}: {', '.join(what)} changed" for name, what in self.updated.items())
         yield from (f"{what} changed" for what in self.globals)
-        yield from (f"{what} changed: takes effect when the daemon starts anew" for what in self.fixed)
+        yield from (
+            f"{what} changed: takes effect after `systemctl restart facilitator`" for what in self.fixed
+        )
 
 
 def difference(old: Config, new: Config) -> ConfigDifference:

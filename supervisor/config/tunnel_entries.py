@@ -69,7 +69,7 @@ def _group(root: Group, key: str, report: Report) -> Group | None:
     report.error(
         place.position,
         (key,),
-        "has no value; write {} for none" if empty else "a group of settings is wanted here",
+        "has no value; write {} for none" if empty else "a group of settings is expected here",
     )
     return None
 
@@ -137,7 +137,7 @@ def _merge_all(
             report.error(
                 find(root, ("tunnels", name)).position,
                 ("tunnels", name),
-                "a group of settings is wanted here, with at least kind",
+                "a group of settings is expected here, with at least kind",
             )
             continue
         chosen[name] = _choose(name, own, defaults, root, kinds, report)

@@ -214,7 +214,7 @@ def _refusal(status: int, body: bytes, about: Task) -> NotAnswered:
     if status == _FORBIDDEN or "Unknown allocation" in said or "Permission denied" in said:
         rule = POLICY.format(namespace=about.namespace)
         return NotAnswered(
-            f"{text}: the job has no right to read itself",
+            f"{text}: the job may not read itself",
             f"echo '{rule}' | nomad acl policy apply -namespace {about.namespace} -job {about.job} "
             "facilitator-read-job -",
         )

@@ -176,5 +176,5 @@ def _checked(answer: HttpAnswer, also: Sequence[int]) -> HttpAnswer:
     if answer.status == _OK or answer.status in also:
         return answer
     if answer.status in (401, _FORBIDDEN):
-        raise LockServiceDenied(f"Consul refuses us: {answer.text}")
+        raise LockServiceDenied(f"Consul refuses the request: {answer.text}")
     raise LockServiceAway(f"Consul: {answer.status} {answer.text}")

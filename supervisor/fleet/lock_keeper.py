@@ -372,7 +372,7 @@ class LockKeeper:
             found["fleet-lock"] = Condition(text, "error", "facilitator status", after=self._service.ttl)
         if self._jumped_at is not None and now < self._jumped_at + CLOCK_CONDITION_SECONDS:
             text = (
-                "a clock of this host jumped, so that exclusive tunnels had to log in anew; keep it in step "
+                "a clock of this host jumped, so that exclusive tunnels had to log in again; keep it in step "
                 "(chrony), and do not suspend the machine"
             )
             found["fleet-clock"] = Condition(text, "warning", "timedatectl; chronyc tracking", pages=False)

@@ -120,9 +120,9 @@ def test_as_json(directory: Path) -> None:
 
 def test_nobody_would_be_called(directory: Path) -> None:
     code, text, _ = said(directory, [])
-    assert (code, "nobody would be called" in text) == (0, True)
+    assert (code, "nobody would be paged" in text) == (0, True)
     code, text, _ = said(directory, [], "--test")
-    assert (code, "nobody would be called" in text) == (1, True)
+    assert (code, "nobody would be paged" in text) == (1, True)
 
 
 @pytest.mark.parametrize("taken", [True, False])

@@ -151,7 +151,7 @@ def test_an_incident_from_trigger_to_resolve(office: Office) -> None:
 
 
 def test_an_incident_whose_cause_changes_is_told_under_its_key(office: Office) -> None:
-    for count, reason, summary in ((1, "unhealthy", "is down"), (2, "certificate", "waits for a human")):
+    for count, reason, summary in ((1, "unhealthy", "is down"), (2, "certificate", "needs attention")):
         office.pager.set({"acme": alert(Verdict.FIRING, reason=reason, summary=summary)})
         assert eventually(lambda count=count: len(office.double.events) == count)
     office.pager.set({"acme": alert(Verdict.FIRING, reason="certificate", summary="the same again")})
@@ -159,7 +159,7 @@ def test_an_incident_whose_cause_changes_is_told_under_its_key(office: Office) -
     assert office.settled()
     *told, _ = office.double.events
     shown = [(it["dedup_key"], it["payload"]["summary"], it["payload"]["class"]) for it in told]
-    assert shown == [(KEY, "is down", "unhealthy"), (KEY, "waits for a human", "certificate")]
+    assert shown == [(KEY, "is down", "unhealthy"), (KEY, "needs attention", "certificate")]
     assert len(office.double.alerts) == 1
 
 

@@ -334,7 +334,7 @@ class RunningDaemonAPI:
             (self.stopped_tunnels.hold if verb == "stop" else self.stopped_tunnels.release)(tunnel)
         except OSError as error:
             structlog.get_logger().error(
-                "the wish will not survive a restart of the daemon",
+                "the order will not survive a restart of the daemon",
                 tunnel=tunnel,
                 wish=verb,
                 error=str(error),
@@ -347,7 +347,7 @@ async def _test_result(name: str, future: Future[tuple[SendResult, SendResult]])
     except (OSError, LookupError, ValueError) as error:  # a TimeoutError is an OSError
         text = (
             str(error)
-            or f"no answer within {_ALERT_TEST_SECONDS:.0f} s; an earlier message is still under way"
+            or f"no answer within {_ALERT_TEST_SECONDS:.0f} s; an earlier message is still being sent"
         )
         return {"name": name, "taken": False, "trigger": text, "resolve": None}
     texts = [answer.outcome.value + (f": {answer.text}" if answer.text else "") for answer in answers]

@@ -119,7 +119,7 @@ def recall(runtime_dir: Path, boot: str) -> Recalled:
         except NotUnderstood as error:
             if _boot(content) in (boot, None):
                 log.error(
-                    "what an earlier daemon knew of a tunnel is not understood: it begins anew",
+                    "what an earlier daemon knew of a tunnel is not understood: it starts from scratch",
                     tunnel=name,
                     why=str(error),
                 )

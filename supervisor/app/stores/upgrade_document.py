@@ -95,7 +95,7 @@ def received(environ: MutableMapping[str, str] = os.environ) -> HandoverDocument
         handover = _read(int(named))
     except (OSError, ValueError) as problem:
         print(
-            f"facilitator: what is handed over is not understood, we go on as after a crash: {problem}",
+            f"facilitator: what is handed over is not understood; continuing as after a crash: {problem}",
             file=sys.stderr,
         )
         return None

@@ -64,7 +64,7 @@ class Carry:
 
     network: IPNetwork  # as staff address it
     lane: int
-    real: IPNetwork  # what it is at the far side (differs with a 1:1 mapping)
+    real: IPNetwork  # what it is at the remote site (differs with a 1:1 mapping)
 
 
 class Offer(enum.StrEnum):

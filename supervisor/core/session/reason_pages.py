@@ -26,7 +26,7 @@ class ReasonPage:
 
 
 _LOGS = "`facilitator logs TUNNEL` has the client's last lines"
-_GATEWAY = "Ask whoever runs the remote gateway"
+_GATEWAY = "Ask the remote gateway's operator"
 
 REASON_PAGES: Mapping[Reason, ReasonPage] = MappingProxyType(
     {
@@ -44,11 +44,11 @@ REASON_PAGES: Mapping[Reason, ReasonPage] = MappingProxyType(
         ),
         Reason.UNHEALTHY: ReasonPage(
             "The client is connected, but no probe was answered for several rounds.",
-            "`facilitator status TUNNEL` names the dead part of the way; `facilitator why ADDRESS` with the "
+            "`facilitator status TUNNEL` names the failed path segment; `facilitator why ADDRESS` with the "
             "address of a probe target.",
         ),
         Reason.DESTINATION: ReasonPage(
-            "The tunnel carries packets, but no probe target behind it answers.",
+            "The tunnel works, but no probe target behind it answers.",
             "Ask the customer whether the targets run and may be reached from here; other hosts there may be "
             "well. Change `probe.targets` if they are gone.",
         ),
@@ -64,7 +64,7 @@ REASON_PAGES: Mapping[Reason, ReasonPage] = MappingProxyType(
         Reason.NETWORK: ReasonPage(
             "The remote gateway cannot be reached: no route, refused, or no answer.",
             "Try its address and port from this host and from elsewhere. If only this host fails, look at its "
-            "firewall and routes (`facilitator doctor`); else ask whoever runs the gateway.",
+            "firewall and routes (`facilitator doctor`); else ask the gateway's operator.",
         ),
         Reason.DNS: ReasonPage(
             "The remote gateway's name cannot be resolved.",
@@ -98,7 +98,7 @@ REASON_PAGES: Mapping[Reason, ReasonPage] = MappingProxyType(
             "The sentence names it. `facilitator doctor` looks at the rest of the host.",
         ),
         Reason.SESSION_EXPIRED: ReasonPage(
-            "The session's time limit is over, or the remote gateway no longer accepts a kept session.",
+            "The session's time limit was reached, or the remote gateway no longer accepts a kept session.",
             "Nothing: the next session begins at once. `reconnect.planned` moves it to a quiet moment.",
         ),
         Reason.PROTOCOL: ReasonPage(
@@ -114,16 +114,16 @@ REASON_PAGES: Mapping[Reason, ReasonPage] = MappingProxyType(
             f"{_GATEWAY} to remove the ban, and find the cause in `facilitator history TUNNEL` before.",
         ),
         Reason.AUTH: ReasonPage(
-            "The remote gateway refused the account: name, password or one-time code.",
+            "The remote gateway refused the account: name, password or one-time password (OTP).",
             "Check the account with the customer before anything else: it may be locked or expired. Then put the "
-            "new secret into its file; the tunnel starts by itself. With a one-time code, check this host's clock.",
+            "new secret into its file; the tunnel starts by itself. With TOTP, check this host's clock.",
         ),
         Reason.KICKED: ReasonPage(
             "An administrator of the remote gateway ended the session for good.",
             f"{_GATEWAY} why. Only then: `facilitator start TUNNEL`.",
         ),
         Reason.CHALLENGE: ReasonPage(
-            "The remote gateway asked a question, such as for a one-time code, and nobody answered.",
+            "The remote gateway prompted for something, such as a one-time password (OTP), and nobody answered.",
             "`facilitator start TUNNEL`, then `facilitator answer TUNNEL`. With `login.totp` the daemon answers by "
             "itself.",
         ),
@@ -133,12 +133,12 @@ REASON_PAGES: Mapping[Reason, ReasonPage] = MappingProxyType(
             "what an attack looks like. Check this host's clock.",
         ),
         Reason.OUR_CERTIFICATE: ReasonPage(
-            "The remote gateway refuses our certificate, or it has expired.",
+            "The remote gateway rejects the client certificate, or it has expired.",
             "Ask its issuer for a new one and replace the file; the tunnel starts by itself.",
         ),
         Reason.KEY: ReasonPage(
-            "Our key was refused, or cannot be used: another format, a passphrase, not known there.",
-            f"The sentence names the file. {_GATEWAY} whether they have our present public key.",
+            "The client key was rejected or cannot be used: wrong format, a passphrase, not known there.",
+            f"The sentence names the file. {_GATEWAY} whether they have the current public key.",
         ),
         Reason.CLIENT_CONFIG: ReasonPage(
             "The client refuses its configuration, or the daemon refuses the file before the client starts.",
@@ -157,7 +157,7 @@ REASON_PAGES: Mapping[Reason, ReasonPage] = MappingProxyType(
             "Install the package that the sentence names. `facilitator doctor` lists all programs.",
         ),
         Reason.MISSING_RIGHT: ReasonPage(
-            "The daemon lacks a right, such as a capability, /dev/net/tun or a file's execute bit.",
+            "The daemon lacks a privilege, such as a capability, /dev/net/tun or a file's execute bit.",
             "`facilitator doctor` names it, and how to grant it.",
         ),
     }

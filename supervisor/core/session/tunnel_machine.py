@@ -326,7 +326,7 @@ def _spent(c: StepContext, retry: RetryState) -> Failure:
     if retry.failure is not None and retry.failure.reason is Reason.AUTH:
         return retry.failure
     text = (
-        f"not tried: the far side has refused the account {c.tunnel.login.username} {retry.refusals} "
+        f"not tried: the remote gateway has refused the account {c.tunnel.login.username} {retry.refusals} "
         f"times, for tunnels that share it"
     )
     return Failure(Reason.AUTH, text, c.now)

@@ -48,7 +48,7 @@ class DeniedSources:
             await asyncio.to_thread(_end, NetlinkSocket(SOCK_DIAG), ct.conntrack_socket(), new)
         except OSError as error:
             names = ", ".join(map(str, sorted(new, key=str)))
-            self._note(f"what {names} had under way goes on, because it cannot be ended: {error}", {})
+            self._note(f"what {names} had active is not ended: it cannot be ended: {error}", {})
         else:
             self._ended = wanted
 

@@ -87,7 +87,7 @@ class Metrics:
     def _of_daemon(self, snapshot: Snapshot) -> Iterator[Metric]:
         yield _counter(
             "kernel_repairs",
-            "Things of ours in the kernel that were missing or changed and were put right.",
+            "facilitator's kernel state (routes, rules, addresses) that was missing or changed, and was repaired.",
             ("what",),
             {(what,): count for what, count in dict(self._sources.repairs()).items()},
         )
@@ -152,7 +152,7 @@ class Metrics:
             return
         family = GaugeMetricFamily(
             f"{PREFIX}_fleet_announced",
-            "Metric with which routers are told of the destination: 5000 while it drains, 9000 while it does not "
+            "Metric with which the destination is announced to routers: 5000 while it drains, 9000 while it does not "
             "work here; 0: they are not told.",
             labels=("destination",),
         )

@@ -137,7 +137,7 @@ class TunnelSeries:
         )
         yield _gauge(
             "degraded",
-            "1 if it works, but badly.",
+            "1 if it is degraded: it works, but loses packets or is slow.",
             ((n, s.liveness.degraded is not None) for n, s in states.items() if s.phase is Phase.UP),
         )
         yield _gauge(
@@ -199,7 +199,7 @@ class TunnelSeries:
         return simple(
             "facilitator_tunnel_availability_ratio",
             "gauge",
-            "Part of the time in which the tunnel was wanted that it was proven to work.",
+            "Part of the time in which the tunnel was meant to be up that it was proven to work.",
             (
                 (labels(tunnel=name, window=window), ratio)
                 for (name, window), ratio in self._sources.availability(states).items()
@@ -210,7 +210,7 @@ class TunnelSeries:
         return simple(
             "facilitator_tunnel_refused_packets",
             "counter",
-            "Packets of staff whom the tunnel's `allow` does not let in.",
+            "Packets of staff that the tunnel's `allow` rejects.",
             (
                 (labels(tunnel=name, segment=segment), packets)
                 for (name, segment), packets in self._sources.refused().items()
@@ -222,7 +222,7 @@ class TunnelSeries:
         return simple(
             "facilitator_certificate_expiry_timestamp_seconds",
             "gauge",
-            "Unix time at which our certificate for it expires.",
+            "Unix time at which the client certificate for it expires.",
             (
                 (labels(tunnel=name), at)
                 for name, at in self._sources.certificates().items()
@@ -357,7 +357,7 @@ def _counted(counts: Mapping[str, TunnelCounts]) -> Iterator[MetricFamily]:
     )
     yield _counter(
         "login_failures",
-        "Sessions whose login the far side refused.",
+        "Sessions whose login the remote gateway rejected.",
         ((n, c.login_failures) for n, c in counts.items()),
     )
 

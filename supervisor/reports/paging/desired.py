@@ -77,7 +77,7 @@ class DesiredIncidents:
             incident, reconcile(incident, False, lambda _: self._channel.notifier.resolve(key, wall), wall)
         )
         if incident.wanted:
-            self._log.info("incident is over", tunnel=incident.tunnel, dedup_key=key, text=why)
+            self._log.info("incident resolved", tunnel=incident.tunnel, dedup_key=key, text=why)
 
     def _put(self, before: Incident, after: Incident) -> None:
         if after != before:
