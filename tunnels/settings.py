@@ -103,7 +103,8 @@ class Destination(Settings):
 
     network: Network = setting(description="the network as the remote site knows it")
     presented_as: Network | None = setting(
-        default=None, description="what staff use instead, where two sites use the same addresses; same size"
+        default=None,
+        description="the network that users see instead, where two sites use the same addresses; same size",
     )
 
     @classmethod
@@ -132,9 +133,9 @@ class Login(Settings):
     """How the facilitator proves who it is."""
 
     username: str | None = setting(default=None, description="account name at the remote gateway")
-    password: Secret | None = setting(default=None, description="where the password lies")
+    password: Secret | None = setting(default=None, description="the password")
     totp: Secret | None = setting(
-        default=None, description="where the base32 seed or otpauth:// address for one-time passwords is"
+        default=None, description="TOTP seed (base32, or an otpauth:// address) for one-time passwords"
     )
     append_code: bool = setting(
         default=False, description="the one-time password follows the password in the same field"
@@ -155,10 +156,8 @@ class Degraded(Settings):
     over the last 24 probe rounds.
     """
 
-    loss: Share | None = setting(default=0.2, description="part of the rounds without an answer; null: never")
-    rtt: Pause | None = setting(
-        default=None, description="time that half of the answers take longer than; null: never"
-    )
+    loss: Share | None = setting(default=0.2, description="share of lost rounds; null: never")
+    rtt: Pause | None = setting(default=None, description="median RTT; null: never")
 
 
 class Probe(Settings):
@@ -173,12 +172,10 @@ class Probe(Settings):
     )
     traffic: bool = setting(
         default=True,
-        description="packets that come back to staff count as an answered probe, so that a silent target alone "
+        description="replies to users' packets count as an answered probe, so that a silent target alone "
         "ends no session; false: only targets count",
     )
-    degraded: Degraded = setting(
-        default=Degraded(), description="when a tunnel that works is called degraded"
-    )
+    degraded: Degraded = setting(default=Degraded(), description="when a working tunnel counts as degraded")
 
 
 _HOUR = r"([01]\d|2[0-3]):[0-5]\d"
@@ -200,9 +197,7 @@ class Planned(Settings):
     """Reconnect before the remote gateway cuts the session."""
 
     every: Pause = setting(description="how long the remote gateway lets a session last")
-    before: Seconds = setting(
-        default=600.0, description="how long before that another session takes its place"
-    )
+    before: Seconds = setting(default=600.0, description="how long before that the next session starts")
     window: _Window | None = setting(
         default=None,
         description="local time of day to prefer, as 02:00-05:00, in the second half of a session",
@@ -223,11 +218,11 @@ class Reconnect(Settings):
     max: Pause = setting(default=120.0, description="longest pause before a retry")
     unreachable: Pause = setting(
         default=5.0,
-        description="longest pause after an attempt that no packet of the remote gateway has answered; it does not "
+        description="longest pause after an attempt to which the remote gateway sent no packet; it does not "
         "grow",
     )
     stable_after: Seconds = setting(
-        default=60.0, description="health for this long makes a session stable and forgets earlier failures"
+        default=60.0, description="healthy for this long makes a session stable and resets the backoff"
     )
     planned: Planned | None = setting(
         default=None,
@@ -249,7 +244,7 @@ class AlertSettings(Settings):
         description="how long the tunnel must be down or unhealthy before an incident is opened",
     )
     clear_after: Seconds = setting(
-        default=120.0, description="how long it must be well before the incident is resolved"
+        default=120.0, description="how long it must be healthy before the incident is resolved"
     )
     severity: Literal["critical", "error", "warning", "info"] = setting(
         default="critical", description="PagerDuty severity"
@@ -274,16 +269,16 @@ class Hooks(Settings):
     """Programs of yours that are run when a tunnel changes: without a shell, as an unprivileged user."""
 
     up: _Argv | None = setting(
-        default=None, description="program and arguments, run when the tunnel has come up"
+        default=None, description="program and arguments, run when the tunnel comes up"
     )
-    down: _Argv | None = setting(
-        default=None, description="the same when it is not up any more, or is unhealthy"
-    )
+    down: _Argv | None = setting(default=None, description="the same when it goes down or becomes unhealthy")
     changed: _Argv | None = setting(
         default=None,
-        description="the same after every transition, also after those that `up` and `down` are for",
+        description="the same after every state change, including those that `up` and `down` are for",
     )
-    timeout: Pause = setting(default=30.0, description="a hook that runs longer is killed, and has failed")
+    timeout: Pause = setting(
+        default=30.0, description="a hook that runs longer is killed and counts as failed"
+    )
 
 
 _PORTS = re.compile(r"(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
@@ -344,14 +339,14 @@ class Tunnel(Settings):
     name: Annotated[str, Matching(r"^[a-z][a-z0-9-]{0,30}$")] = setting(description="the key under tunnels:")
     kind: str = setting(description="which VPN client runs it")
     description: Annotated[str, CheckedBy(clean)] = setting(
-        default="", description="for people: shown in status and incidents"
+        default="", description="free text, shown in status and incidents"
     )
     destinations: Annotated[tuple[Destination, ...], NotEmpty()] = setting(
-        description="the networks that this tunnel carries"
+        description="networks behind the tunnel"
     )
     priority: Annotated[int, Whole(0, 65535)] = setting(
         default=100,
-        description="of two tunnels to one destination the healthy one with the lowest number carries it",
+        description="of several tunnels to one destination the healthy one with the lowest number carries it",
     )
     login: Login = setting(default=Login())
     probe: Probe = setting(default=Probe())

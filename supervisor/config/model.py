@@ -45,8 +45,8 @@ class Facilitator(Settings):
     )
     runbook_url: Url | None = setting(
         default=None,
-        description="address at which your people read docs/reasons.md; log, status and incidents append #REASON; "
-        "absent means that they name the file",
+        description="address where you publish docs/reasons.md; log, status and incidents append #REASON; "
+        "absent means that they name the file instead",
     )
 
 
@@ -71,7 +71,7 @@ class Tls(Settings):
     )
     client_subjects: tuple[Subject, ...] = setting(
         default=(),
-        description="subjects of the client certificates that may enter, as in `CN=prometheus,O=Example`; "
+        description="subjects of the accepted client certificates, as in `CN=prometheus,O=Example`; "
         "absent means all of that CA",
     )
 
@@ -88,14 +88,14 @@ class Http(Settings):
 class PagerDutySettings(Settings):
     """Incidents in PagerDuty (Events API v2)."""
 
-    routing_key: Secret = setting(description="where the integration key of the service lies")
+    routing_key: Secret = setting(description="the service's integration key")
     url: Url = setting(default="https://events.pagerduty.com", description="service region, or a test double")
 
 
 class WebhookSettings(Settings):
     """Incidents as JSON to an address of your own."""
 
-    url: Secret = setting(description="where the address lies; it usually holds a token")
+    url: Secret = setting(description="the address; it usually contains a token")
 
 
 class Alerts(Settings):
@@ -118,7 +118,7 @@ class Audit(Settings):
     """A record of who used which tunnel."""
 
     file: File = setting(
-        description="where the records go, one JSON object a line; the daemon must be able to write beside it"
+        description="file for the records, one JSON object per line; its directory must be writable for the daemon"
     )
     max_size: Size = setting(default=100 * 10**6, description="size at which the file is rotated")
     keep: Annotated[int, Whole(0, 1000)] = setting(default=5, description="how many rotated files are kept")
@@ -134,17 +134,15 @@ class Globals(Settings):
     drain: DrainSettings = setting(default=DrainSettings())
     on_exit: Literal["keep", "remove"] = setting(
         default="keep",
-        description="what an ordinary end of the daemon leaves behind: the layer that keeps destinations "
-        "closed, or nothing",
+        description="what an orderly shutdown leaves behind: the rules that keep destinations "
+        "blocked, or nothing",
     )
     audit: Audit | None = setting(default=None, description="absent means no audit file")
-    fleet: FleetSettings | None = setting(
-        default=None, description="absent means that this facilitator is alone"
-    )
+    fleet: FleetSettings | None = setting(default=None, description="absent means a single facilitator")
 
 
 class Config(Globals):
     """A valid configuration. The defaults are merged into the tunnels."""
 
     tunnels: Mapping[str, Tunnel] = setting(default_factory=dict)
-    warnings: tuple[Problem, ...] = setting(default=(), description="what is allowed and may surprise")
+    warnings: tuple[Problem, ...] = setting(default=(), description="valid settings that may surprise")

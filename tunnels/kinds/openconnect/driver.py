@@ -72,7 +72,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--dpd", type=int, required=True, help="seconds of silence after which the server is asked"
     )
     parser.add_argument("--user", help="account name")
-    parser.add_argument("--group", help="what to choose where the server offers several groups")
+    parser.add_argument("--group", help="group to choose if the server offers several")
     parser.add_argument("--usergroup", help="the path of the server's address")
     parser.add_argument("--useragent", help="User-Agent")
     parser.add_argument("--os", help="the operating system to report, as openconnect names it")

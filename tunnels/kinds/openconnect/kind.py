@@ -68,27 +68,25 @@ class OpenConnect(Tunnel):
         default=None, description="the server's key as pin-sha256:..., where no public CA has signed it"
     )
     certificate: Path | None = setting(
-        default=None, description="file with our certificate (PEM), and its key if `key` is not given"
+        default=None, description="client certificate (PEM), with its key if `key` is not given"
     )
     key: Secret | None = setting(
-        default=None, description="where the private key of the certificate is; without a passphrase"
+        default=None, description="private key of the certificate, without a passphrase"
     )
     group: Annotated[str, NotEmpty()] | None = setting(
-        default=None, description="what to choose where the server offers several groups"
+        default=None, description="group to choose if the server offers several"
     )
 
     useragent: Annotated[str, Matching(r"^[\x21-\x7e][\x20-\x7e]{0,200}$")] | None = setting(
-        default=None,
-        description="what the client calls itself (User-Agent), where the remote gateway accepts only some",
+        default=None, description="User-Agent of the client, where the remote gateway accepts only some"
     )
     os: OperatingSystem | None = setting(
         default=None,
-        description="the system that the client says it runs on: linux, linux-64, win, mac-intel, android or "
+        description="operating system that the client reports: linux, linux-64, win, mac-intel, android or "
         "apple-ios",
     )
     usergroup: Annotated[str, Matching(r"^[A-Za-z0-9._~%:/?=&+@-]{1,200}$")] | None = setting(
-        default=None,
-        description="the path of the address behind HOST, by which the remote gateway distinguishes groups",
+        default=None, description="path of the URL after HOST, by which the gateway distinguishes groups"
     )
     realm: Annotated[str, Matching(r"^[\x21-\x7e][\x20-\x7e]{0,100}$")] | None = setting(
         default=None, description="the realm to log in to (protocols fortinet, nc and pulse)"

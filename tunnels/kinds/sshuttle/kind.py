@@ -95,7 +95,7 @@ class Sshuttle(Tunnel):
     remote: Annotated[str, CheckedBy(_checked_account)] = setting(
         description="USER@HOST[:PORT] of the remote host; the account needs a shell and Python 3"
     )
-    identity: Secret = setting(description="where the private ssh key lies; without a passphrase")
+    identity: Secret = setting(description="private ssh key without a passphrase")
     known_hosts: Path = setting(
         description="file with the remote host's host key, and that of `jump`, as ssh-keyscan prints them"
     )
@@ -104,12 +104,10 @@ class Sshuttle(Tunnel):
         description="OpenSSH user certificate of `identity` (NAME-cert.pub, as ssh-keygen -s makes it)",
     )
     jump: Annotated[str, CheckedBy(_checked_account)] | None = setting(
-        default=None,
-        description="USER@HOST[:PORT] of a host on the way, where the remote host is reached only from there",
+        default=None, description="USER@HOST[:PORT] jump host through which the remote host is reached"
     )
     jump_identity: Secret | None = setting(
-        default=None,
-        description="where the private ssh key for `jump` lies; default: `identity`, also for it",
+        default=None, description="private ssh key for `jump`; default: `identity`"
     )
     workers: Annotated[int, Whole(1, 16)] = setting(
         default=1,

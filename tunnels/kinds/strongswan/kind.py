@@ -47,10 +47,10 @@ class StrongSwan(Tunnel):
         default="strongswan", description="strongSwan: IPsec with IKEv2 or IKEv1"
     )
     config: Path = setting(
-        description="swanctl.conf; its keys and certificates lie beside it (x509, x509ca, private, ...)"
+        description="swanctl.conf; its keys and certificates are in the same directory (x509, x509ca, private, ...)"
     )
     psk: Secret | None = setting(
-        default=None, description="where the pre-shared key lies, if the swanctl.conf does not hold it"
+        default=None, description="pre-shared key, if the swanctl.conf does not contain it"
     )
 
 

@@ -78,7 +78,7 @@ class Vpnc(Tunnel):
         "left out"
     )
     group_secret: Secret | None = setting(
-        default=None, description="where the group's secret lies, if the configuration does not hold it"
+        default=None, description="group secret, if the configuration does not contain it"
     )
 
 
