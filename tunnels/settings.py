@@ -237,7 +237,7 @@ class Reconnect(Settings):
 
 
 class AlertSettings(Settings):
-    """When a human is called."""
+    """When the tunnel pages."""
 
     after: Seconds = setting(
         default=180.0,

@@ -151,7 +151,7 @@ class Denied(ApiDocument):
 
 
 class Challenged(ApiDocument):
-    """The client shall ask the person for a text."""
+    """The client must ask the person for a text."""
 
     decision: Literal["challenge"] = "challenge"
     session: Identifier
@@ -239,7 +239,7 @@ class Heartbeat(FromNode):
 
 
 class EndOrder(ApiDocument):
-    """A session that the node shall end."""
+    """A session that the node must end."""
 
     session: Identifier
     client_id: Count
@@ -265,7 +265,7 @@ class Adopted(ApiDocument):
 
 
 class HeartbeatAnswer(ApiDocument):
-    """What the node shall do."""
+    """What the node must do."""
 
     end: tuple[EndOrder, ...] = ()
     decided: tuple[Decision, ...] = ()

@@ -86,7 +86,7 @@ def heartbeat(records: Records, logins: Logins, message: api.Heartbeat) -> api.H
 
 
 def orders(records: Records, logins: Logins, message: api.Heartbeat) -> api.HeartbeatAnswer:
-    """What the node shall do and is not doing yet."""
+    """What the node must do and is not doing yet."""
     waiting = (row for row in records.to_do(message.node) if row.boot == message.boot)
     todo = [row for row in waiting if row.id not in message.ending]
     end = tuple(

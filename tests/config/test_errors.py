@@ -68,8 +68,7 @@ GLOBALS = {
     "not the address of a service; write https://HOST[:PORT]",
     "alerts: {pagerduty: {routing_key: {file: k}, url: 'https://y/v2/enqueue'}}": "51: alerts.pagerduty.url: "
     "the path /v2/enqueue is added; write https://y",
-    "alerts: {pagerduty: {}}": "10: alerts.pagerduty: routing_key is missing: the service's integration "
-    "key",
+    "alerts: {pagerduty: {}}": "10: alerts.pagerduty: routing_key is missing: the service's integration key",
     "on_exit: keeep": "10: on_exit: 'keeep' is none of keep, remove (did you mean keep?)",
     "audit: {file: a, max_size: 100}": "28: audit.max_size: 100 is not a size; "
     "write a whole number with a unit, such as 500kB, 100MB or 1GiB",
@@ -107,8 +106,7 @@ TUNNELS = {
     "at most 31 lower-case letters, digits and '-', a letter first (perhaps acme-dc)",
     "  no: {kind: wire, config: c, destinations: [10.1.0.0/16]}": "3: tunnels.no: no is read as the "
     'boolean false by YAML; quote it: "no"',
-    "  b: {kind: wire, config: c}": "3: tunnels.b: destinations is missing: networks behind the "
-    "tunnel",
+    "  b: {kind: wire, config: c}": "3: tunnels.b: destinations is missing: networks behind the tunnel",
     "  b: {kind: wire, config: c, destinations: []}": "30: tunnels.b.destinations: must not be empty",
     "  b: {kind: wire, destinations: [10.1.0.0/16]}": "3: tunnels.b: config is missing: the file of the "
     "remote gateway",

@@ -224,7 +224,7 @@ def features(facts: HostFacts) -> Iterator[Finding]:
     else:
         text = (
             "this kernel's nftables tables cannot outlive an owner (before Linux 6.9): another program "
-            "can remove ours, "
+            "can remove facilitator's, "
             "and for milliseconds only the routes keep the destinations closed"
         )
         yield warning("kernel", text, "uname -r   # a kernel of 6.9 or later, e.g. from Debian's backports")
