@@ -192,7 +192,7 @@ def test_a_third_party_rule_that_comes_before_ours_is_found_out(daemon: LabDaemo
     daemon.namespace.run("ip", "rule", "del", *rule)
     assert (code, answer["outcome"], problems(answer)) == (1, "blocked", ["policy rule", "route"])
     assert (
-        "would not arrive: policy rule: the third-party rule `100: from 10.8.0.0/16 iif vpc prohibit` stands"
+        "would not arrive: policy rule: the third-party rule `100: from 10.8.0.0/16 iif vpc prohibit` has precedence"
         in answer["verdict"]
     )
     assert steps(answer)["route"] == "the kernel sends it nowhere: prohibited"
