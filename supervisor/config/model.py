@@ -83,6 +83,9 @@ class Http(Settings):
         default=Listen("127.0.0.1", 9464), description="HOST:PORT, an IPv6 address in brackets and quotes"
     )
     tls: Tls | None = setting(default=None, description="absent means plain HTTP")
+    external_url: Url | None = setting(
+        default=None, description="address at which your engineers open the status page; incidents link to it"
+    )
 
 
 class PagerDutySettings(Settings):
@@ -96,6 +99,11 @@ class WebhookSettings(Settings):
     """Incidents as JSON to an address of your own."""
 
     url: Secret = setting(description="the address; it usually contains a token")
+    format: Literal["facilitator", "slack", "alertmanager"] = setting(
+        default="facilitator",
+        description="facilitator: docs/incidents.md; slack: for Slack, Mattermost and Rocket.Chat; "
+        "alertmanager: as Alertmanager's webhook receivers expect it",
+    )
 
 
 class Alerts(Settings):

@@ -193,7 +193,8 @@ OPERATIONS = (
         "POST",
         "/api/v1/alerts/test",
         "Open and resolve a test incident at each receiver.",
-        {200: _json(docs.AlertTestDocument)},
+        {200: _json(docs.AlertTestDocument), 404: _NO_TUNNEL},
+        (Parameter("tunnel", "Through the routing key of this tunnel.", {"type": "string"}),),
     ),
     Operation(
         "GET",

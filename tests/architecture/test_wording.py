@@ -18,7 +18,15 @@ from hub.cli.main import main as hub_command
 from supervisor.cli import main as command
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "docs/*.md", "examples/**/*", "config.example.yaml")
+PAGES = (
+    "README.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "CONTRIBUTING.md",
+    "docs/*.md",
+    "examples/**/*",
+    "config.example.yaml",
+)
 SHIPPED = ("monitoring/*", "systemd/**/*", "nomad/*", "Makefile")
 SOURCES = ("supervisor", "tunnels", "hub", "common")
 # For those who change the code: there a lane, a rung and a device are what the code calls so.

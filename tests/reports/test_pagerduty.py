@@ -388,7 +388,7 @@ def test_without_pagerduty_the_log_says_it_once(office: Office) -> None:
             office.set(acme=verdict)
             assert eventually(lambda: not office.pager.has_new_verdicts)
         office.close()
-    assert [log["tunnel"] for log in logs if "should be called" in log["event"]] == ["acme", "acme"]
+    assert [log["tunnel"] for log in logs if "pages nobody" in log["event"]] == ["acme", "acme"]
     assert office.double.requests == 0
 
 
@@ -540,7 +540,7 @@ def test_retry_after(header: str, low: float, high: float) -> None:
         header = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 600))
     with Double() as double:
         double.script(ScriptedReply(429, headers={"Retry-After": header}))
-        answer = Sender().send_event(double.url, ROUTING_KEY, PagerDuty().resolve(KEY, 0.0))
+        answer = Sender().send_event(double.url, ROUTING_KEY, PagerDuty().resolve(KEY, 0.0, 0.0))
     assert answer.outcome is SendOutcome.THROTTLED
     assert low <= answer.retry_after <= high
 

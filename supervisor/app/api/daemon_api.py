@@ -209,9 +209,10 @@ class RunningDaemonAPI:
         """From the outboxes."""
         return {"facilitator": self.identity.facilitator, "receivers": self.pagers.receivers}
 
-    async def test_alerts(self) -> AlertTestDocument:
+    async def test_alerts(self, tunnel: str) -> AlertTestDocument:
         """The receivers one after the other."""
-        return {"receivers": [await _test_result(name, it) for name, it in self.pagers.test().items()]}
+        tried = self.pagers.test(tunnel)
+        return {"receivers": [await _test_result(name, it) for name, it in tried.items()]}
 
     def audit(self, tunnel: str | None, source: str | None, limit: int) -> AuditDocument:
         """From the audit's counters."""

@@ -74,8 +74,8 @@ class IncidentNotifier(Protocol):
         ones.
         """
 
-    def resolve(self, dedup_key: str, at: float) -> str:
-        """The body of the event that closes it. `at` is Unix time."""
+    def resolve(self, dedup_key: str, since: float, at: float) -> str:
+        """The body of the event that closes it, which was open from `since` to `at` (Unix time)."""
 
     def change(self, facilitator: str, summary: str, details: Mapping[str, str], at: float) -> str:
         """The body of a change event: something was done on purpose. `at` is Unix time."""
