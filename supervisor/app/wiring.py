@@ -290,6 +290,8 @@ def _reports(
         pagerduty=lambda: pagers.status,
         announced=lambda: metrics_by_destination(engine.plan),
         sent_events=sent.counts,
+        incidents=lambda: page_model.open_incidents,
+        upgrades=lambda: base.identity.upgrades,
         log_dropped=log_dropped,
         certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
         internal_errors=lambda: base.faults.counts,

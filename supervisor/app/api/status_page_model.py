@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from supervisor.core.alerting.verdict import Alert, Verdict
@@ -109,6 +109,11 @@ class StatusPageModel:
             if alert.verdict is Verdict.FIRING or (alert.verdict is Verdict.HOLD and name in before)
         }
         self._notify()
+
+    @property
+    def open_incidents(self) -> Collection[str]:
+        """Their names; in any thread."""
+        return self._open.keys()
 
     async def changed(self) -> None:
         """Return as soon as the document may differ."""

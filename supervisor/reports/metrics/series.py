@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -75,6 +75,10 @@ class ScrapeSources:
     locks: Callable[[], tuple[bool, Mapping[str, bool]] | None] = lambda: None
     # Metrics with which destinations are announced, by destination; None: nothing ever is.
     announced: Callable[[], Mapping[str, int] | None] = lambda: None
+    # Names of the open incidents.
+    incidents: Callable[[], Collection[str]] = tuple
+    # How often this process has changed its program.
+    upgrades: Callable[[], int] = lambda: 0
     # Attempts to send an event to PagerDuty, by action and result.
     sent_events: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})
 
