@@ -74,7 +74,10 @@ _WORDS = re.compile("|".join(rf"\b(?:{each})\b" for each in WORDS), re.IGNORECAS
 # Where such a word is the name of something, or somebody else's text: part of the place, and the text around.
 EXCEPTIONS: tuple[tuple[str, str], ...] = (
     ("", r"\{\{?device\}?\}|--device\b|\bdevice: |up\.device"),
-    ("", r"Device(Allow|Policy)|--kill-whom|initial-scale|device-lost|\.wants\b|it\.asks\.wanted"),
+    (
+        "",
+        r"Device(Allow|Policy)|--kill-whom|initial-scale|device-lost|(tun|missing)-device|\.wants\b|it\.asks\.wanted",
+    ),
     (
         "",
         r"facilitator_tunnel_dead_leg\{tunnel,leg\}|(sum )?by \(rung\)|\{\{rung\}\}|rung=\"|it\.leg|session\.device",
