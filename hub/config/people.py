@@ -1,4 +1,4 @@
-"""The files of people and of their seeds: YAML text -> values, or all mistakes at once."""
+"""The files of people and of their seeds: YAML text -> values, or all errors at once."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class EndReason(StrEnum):
     OFFBOARDED = "offboarded"  # the person is blocked, or not in the list of people any more
     EXPIRED = "expired"  # the session's longest time is over
     REPLACED = "replaced"  # the person's next login took its place
-    LOST_WITH_NODE = "lost-with-node"  # OpenVPN on the node has started anew
+    LOST_WITH_NODE = "lost-with-node"  # OpenVPN on the node has restarted
     NODE_DRAINED = "node-drained"
     UNKNOWN_PERSON = "unknown-person"
     BLOCKED = "blocked"

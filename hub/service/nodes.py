@@ -59,7 +59,7 @@ def close(records: Records, row: StaffSession, reason: EndReason) -> bool:
 
 
 def heartbeat(records: Records, logins: Logins, message: api.Heartbeat) -> api.HeartbeatAnswer:
-    """Compare the node's sessions with ours; what it shall do. LateMessage."""
+    """Compare the node's sessions with ours; what it should do. LateMessage."""
     before = records.node(message.node)
     opened = records.open_on(message.node)
     if before is not None and before["boot"] != message.boot:

@@ -50,18 +50,18 @@ class ConfigDifference:
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
-    restart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # their clients must start anew
+    restart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # their clients must restart
     # their clients go on as they are, because they could not be started again
     withheld: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     updated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # their clients go on
     globals: tuple[str, ...] = ()  # takes effect at once, such as staff or alerts
-    fixed: tuple[str, ...] = ()  # takes effect when the daemon starts anew
+    fixed: tuple[str, ...] = ()  # takes effect when the daemon restarts
 
     def __bool__(self) -> bool:
         return any((self.added, self.removed, self.restart, self.updated, self.globals, self.fixed))
 
     def withholding(self, tunnels: Container[str]) -> ConfigDifference:
-        """The same, but these tunnels do not start anew."""
+        """The same, but these tunnels do not restart."""
         withheld = {name: what for name, what in self.restart.items() if name in tunnels}
         restart = {name: what for name, what in self.restart.items() if name not in tunnels}
         return replace(self, restart=restart, withheld=withheld)

@@ -47,7 +47,7 @@ class _Chosen:
 
 
 def read_tunnels(root: Group, kinds: Kinds, report: Report) -> tuple[Group, tuple[TunnelEntry, ...]]:
-    """The file with the defaults merged into the tunnels, and the tunnels; mistakes go into the report."""
+    """The file with the defaults merged into the tunnels, and the tunnels; errors go into the report."""
     defaults, tunnels = _group(root, "defaults", report), _group(root, "tunnels", report)
     if defaults is not None:
         _check_defaults(defaults, root, kinds, report)

@@ -22,7 +22,7 @@ class Unreachable(Exception):
 
 
 class Refused(Exception):
-    """The daemon refused; the text is its own. `forbidden`: because a right is missing."""
+    """The daemon refused; the text is its own. `forbidden`: because a privilege is missing."""
 
     def __init__(self, text: str, forbidden: bool = False) -> None:
         super().__init__(text)

@@ -132,7 +132,7 @@ def judged(allocation: Mapping[str, Any], job: Mapping[str, Any] | None) -> Stop
 
 
 def _of_stopped(allocation: Mapping[str, Any], said: str) -> tuple[StopReason, str]:
-    """What becomes of an allocation that shall stop, although its job goes on."""
+    """What becomes of an allocation that should stop, although its job goes on."""
     transition = allocation.get("DesiredTransition")
     if isinstance(transition, Mapping) and transition.get("Migrate") is True:
         return StopReason.DRAIN, "the allocation leaves this node"

@@ -158,7 +158,7 @@ def _b64(text: str) -> str:
 
 
 def _entry(found: Mapping[str, Any]) -> StoredValue:
-    """ModifyIndex grows over all keys, and LockIndex begins anew with each deletion of its key."""
+    """ModifyIndex grows over all keys, and LockIndex starts over with each deletion of its key."""
     value = b64decode(found.get("Value") or "").decode("utf-8", "replace")
     return StoredValue(found["Key"], value, int(found["ModifyIndex"]), found.get("Session") or None)
 

@@ -195,7 +195,7 @@ class LockKeeper:
                 task.cancel()
         self._watch = None
         self._vouching.clear()
-        self._member = replace(self._member, under_way=frozenset())  # asked again, if `run` begins anew
+        self._member = replace(self._member, under_way=frozenset())  # asked again, if `run` starts over
 
     def _look_at_clocks(self, now: float) -> None:
         """A host that was suspended, or whose clock was set, does not know how long it was away."""

@@ -256,7 +256,7 @@ def _opened(alert: Alert, before: Alert | None) -> Alert:
 
 def _rates(before: _Traffic, latest: _Traffic, tunnel: str) -> tuple[float, float] | None:
     """Bytes received and sent per second between two samples of a session; None: not known, or the counters
-    were reset because the interface was made anew.
+    were reset because the interface was recreated.
     """
     if tunnel not in before.counts or tunnel not in latest.counts:
         return None

@@ -37,7 +37,7 @@ class HeldLockFile:
             return None
 
     def keep(self, held: HeldLocks | None) -> None:
-        """Write it anew, or remove it."""
+        """Rewrite it, or remove it."""
         try:
             if held is None:
                 self._file.path.unlink(missing_ok=True)

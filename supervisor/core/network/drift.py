@@ -92,7 +92,7 @@ def summary(changes: Sequence[Change]) -> dict[str, object]:
 
 
 def repair_counts(done: Collection[Change], believed: Layout) -> Counter[str]:
-    """How many routes, rules, tables and elements were put back. A table that was made anew counts once,
+    """How many routes, rules, tables and elements were put back. A table that was recreated counts once,
     without its elements.
     """
     rebuilt = Change(Op.ADD, Table()) in done

@@ -1,4 +1,4 @@
-"""Preflight checks: rights, /dev/net/tun, sysctls, kernel features, the clock, and a daemon that runs
+"""Preflight checks: privileges, /dev/net/tun, sysctls, kernel features, the clock, and a daemon that runs
 already.
 """
 
@@ -46,7 +46,7 @@ def _orphans(found: DaemonFacts) -> Finding:
     return problem("daemon", text, f"kill {pids}   # they may hold the sessions that the tunnels log in for")
 
 
-# --- rights
+# --- privileges
 # ----------------------------------------------------------------------------------------------------------
 
 

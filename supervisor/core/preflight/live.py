@@ -2,7 +2,7 @@
 out.
 
 Only `facilitator doctor` checks what does not change while the daemon runs, or what other parts report:
-rights, programs, packages, secrets, directories, the service manager, names of gateways, reverse path
+privileges, programs, packages, secrets, directories, the service manager, names of gateways, reverse path
 filters, and a clock that was never synchronised.
 """
 

@@ -67,7 +67,7 @@ class IncidentNotifier(Protocol):
         """Where the secret for incidents about this tunnel is stored; None: it does not get them."""
 
     def required(self, paging: PagingConfig) -> bool:
-        """True if an incident without a location is a mistake worth an error in the log."""
+        """True if an incident without a location is an error worth an error in the log."""
 
     def trigger(self, facilitator: str, alert: Alert, since: float, lines: Sequence[str]) -> str:
         """The body of the event that opens the incident. `since` is Unix time; `lines` are the client's last

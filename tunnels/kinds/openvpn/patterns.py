@@ -182,7 +182,7 @@ def pushed_mtu(reply: str) -> int | None:
 
 
 def pushed_ping(reply: str) -> int | None:
-    """Seconds of silence after which the client shall send a packet, and by custom the server does (`ping`);
+    """Seconds of silence after which the client should send a packet, and by custom the server does (`ping`);
     None: not pushed.
     """
     pauses = [

@@ -1,5 +1,5 @@
 """A customer's .ovpn, made safe: parsed by OpenVPN's own rules, without the options that the daemon owns, and
-written anew.
+rewritten.
 
     bytes of the .ovpn -> read_profile -> OpenVPNProfile -> `complete` (the text for OpenVPN's --config)
 

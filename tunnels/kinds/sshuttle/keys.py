@@ -1,4 +1,4 @@
-"""The user's private key and certificate as they are sent: read, judged, and written anew for ssh.
+"""The user's private key and certificate as they are sent: read, judged, and rewritten for ssh.
 
     bytes of the file -> PrivateKey.read / Certificate.read -> text for ssh, or ProfileError
 

@@ -1,5 +1,5 @@
-"""A swanctl.conf, made safe: parsed by strongSwan's own rules, changed where the daemon decides, and written
-anew.
+"""A swanctl.conf, made safe: parsed by strongSwan's own rules, changed where the daemon decides, and
+rewritten.
 
     bytes of the swanctl.conf -> read_swanctl -> Swanctl -> `Swanctl.text` (an anonymous file for swanctl)
 
