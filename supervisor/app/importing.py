@@ -244,3 +244,15 @@ def _unmake(made: list[Path]) -> None:
     for path in reversed(made):
         with contextlib.suppress(OSError):
             path.rmdir() if path.is_dir() else path.unlink()
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write the first configuration, and the folder of included files beside it. ImportRefused."""
+    made: list[Path] = []
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _create(path, text.encode(), made)
+        _make_directories(path.parent, Path("conf.d"), made)
+    except OSError as error:
+        _unmake(made)
+        raise ImportRefused(f"cannot write {path}: {error.strerror}; nothing was written") from None
