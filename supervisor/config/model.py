@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from common.configuration.notation import (
     Directory,
     File,
+    IncludePattern,
     Listen,
     ListenText,
     Name,
@@ -140,6 +141,9 @@ class Globals(Settings):
     audit: Audit | None = setting(default=None, description="absent means no audit file")
     fleet: FleetSettings | None = setting(
         default=None, description="absent means that this facilitator is alone"
+    )
+    include: IncludePattern | None = setting(
+        default=None, description="files with more tunnels, such as conf.d/*.yaml; beside this file"
     )
 
 

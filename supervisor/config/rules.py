@@ -128,7 +128,12 @@ def _check_destinations(checked: Checked) -> None:
             continue
         claims.append(
             DestinationClaim(
-                destination.staff_side, entry.name, _priority(entry), place.where, place.position
+                destination.staff_side,
+                entry.name,
+                _priority(entry),
+                place.where,
+                place.position,
+                checked.report.line(place.position),
             )
         )
     for claim, text in collisions(claims):
