@@ -97,11 +97,7 @@ def allowed(evidence: Evidence, tunnel: Tunnel) -> Iterator[Check]:
     if asked is None:
         yield Check("allow", f"{tunnel.name} lets in {rules}; --from ADDRESS asks for one sender")
         return
-    open_to = [
-        each
-        for each in tunnel.allow
-        if any(asked in network for network in evidence.segments.get(each.segment, ()))
-    ]
+    open_to = [each for each in tunnel.allow if _admits(evidence, each, asked)]
     right = [each for each in open_to if evidence.query.port is None or _port_in(each, evidence.query.port)]
     if right:
         yield Check("allow", f"{tunnel.name} lets in {listed(_allowance(each) for each in right)}")
@@ -113,6 +109,22 @@ def allowed(evidence: Evidence, tunnel: Tunnel) -> Iterator[Check]:
         )
     else:
         yield Check("allow", f"{tunnel.name} does not let {asked} in, only {rules}", CheckStatus.PROBLEM)
+
+
+def allowed_sender(evidence: Evidence, tunnel: Tunnel, sender: IPAddress) -> str:
+    """Whether the tunnel lets this sender in, and by which entries of its allow list."""
+    if sender in evidence.plan.denied:
+        return "lets it in nowhere: it is blocked"
+    if tunnel.allow is None:
+        return "lets in all of staff.networks"
+    entries = [each for each in tunnel.allow if _admits(evidence, each, sender)]
+    if entries:
+        return f"lets it in: {listed(_allowance(each) for each in entries)}"
+    return f"does not let it in, only {listed(_allowance(each) for each in tunnel.allow) or 'nobody'}"
+
+
+def _admits(evidence: Evidence, allowance: Allowance, sender: IPAddress) -> bool:
+    return any(sender in network for network in evidence.segments.get(allowance.segment, ()))
 
 
 def tunnels(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
