@@ -28,6 +28,7 @@ from supervisor.app.log_lines import log_client_line, log_fault, log_warning
 from supervisor.app.owner import Owner
 from supervisor.app.paging_config import paging
 from supervisor.app.parts import DataPlane, Parts, Reports, RunInputs, Stores, Watchers
+from supervisor.app.people.access import follow_people
 from supervisor.app.people.watch import PeopleWatch
 from supervisor.app.preflight.host_watch import HostWatch
 from supervisor.app.status_line import SystemdStatus
@@ -147,6 +148,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     view.complete(engine)
     if fleet is not None:
         engine.deny(fleet.denied)
+    follow_people(people, data_plane.network, engine)
     return Parts(
         identity,
         kinds,

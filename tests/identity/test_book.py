@@ -155,9 +155,9 @@ def test_an_ordered_end_keeps_the_address_out_until_somebody_else_has_it() -> No
     book = IdentityBook()
     out = Holding(ADDRESSES[0], "alice", "s1", 10.0, 30.0, ordered=True)
     book.apply(BookReading(1, True, True, (out,), 31.0))
-    assert ordered_out(book.latest()) == (ip_address("10.8.0.1"),)
+    assert ordered_out(book.latest(), 0.0) == (ip_address("10.8.0.1"),)
     book.apply(BookReading(2, False, False, (Holding(ADDRESSES[0], "bob", "s2", 700.0),), 700.0))
-    assert ordered_out(book.latest()) == ()
+    assert ordered_out(book.latest(), 0.0) == ()
 
 
 def test_a_hostile_source_cannot_fill_the_book() -> None:

@@ -1,7 +1,7 @@
 """Follows the source of identity that the configuration names, and keeps the identity book.
 
 source (`supervisor.identity`) -> IdentityBook -> audit, why, status
-                                               -> `changed`: access by person, offboarding
+                                               -> `changed`: `supervisor.app.people.access`
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from supervisor.config.hub import IdentitySettings
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
 from supervisor.core.identity.book import BookReading, Holding, IdentityBook
-from supervisor.core.identity.view import IdentityView, present
+from supervisor.core.identity.view import IdentityView, ordered_out, present
 from supervisor.identity.sessions import WAIT_SECONDS, SessionBookSource
 from supervisor.identity.source import IdentityAway, IdentitySource
 from tunnels.networks import IPAddress, IPNetwork
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 15.0  # after a source has not answered
 AWAY_AFTER_SECONDS = 60.0  # for which it may be away before people are told
+EXPELLED_SECONDS = 3600.0  # for which an address is let in nowhere after its session was ended by an order
+_TELLINGS = 8  # how often those who follow are told of the book's age, within `stale_after`
 _LOOK_SECONDS = 1.0  # between two looks at the book's age
 
 
@@ -36,9 +38,9 @@ class PeopleWatch:
         self._settings: IdentitySettings | None = None
         self._staff: tuple[IPNetwork, ...] = ()
         self._configured = asyncio.Event()
-        self._follower: asyncio.Task[None] | None = None
+        self.changed: Callable[[], None] = lambda: None  # called when the book has changed, or its age counts
+        self._told = float("-inf")  # monotonic seconds
         self._forget()
-        self.changed: Callable[[], None] = lambda: None  # the book has changed, or has become stale
 
     def _forget(self) -> None:
         self._book = IdentityBook()
@@ -55,8 +57,9 @@ class PeopleWatch:
             return
         self._settings, self._staff = hub, staff
         self._configured.set()
-        self._forget()
-        self.changed()
+        if hub is None:
+            self._forget()
+        self._tell()
 
     # --- what is known
 
@@ -67,6 +70,11 @@ class PeopleWatch:
     def latest(self) -> list[Holding]:
         """The newest session of each address."""
         return list(self._book.latest())
+
+    @property
+    def expelled(self) -> tuple[IPAddress, ...]:
+        """The addresses whose sessions were ended by an order lately."""
+        return ordered_out(self._book.latest(), self._book.confirmed - EXPELLED_SECONDS)
 
     @property
     def configured(self) -> bool:
@@ -101,6 +109,7 @@ class PeopleWatch:
             self.age,
             self.stale,
             self._problem,
+            frozenset(self.expelled),
             self._skipped,
         )
 
@@ -140,17 +149,25 @@ class PeopleWatch:
         """Say when the book has become stale."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            if self.configured and self.stale != self._was_stale:
+            if self._settings is None:
+                continue
+            if self.stale != self._was_stale:
                 self._judge_age()
+            elif time.monotonic() - self._told >= self._settings.stale_after / _TELLINGS:
+                self._tell()
 
     def _judge_age(self) -> None:
         self._was_stale = self.stale
         self._post(Noticed(""))
+        self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
         self.changed()
 
     async def _follow(self, settings: IdentitySettings) -> None:
         source = self._source(settings)
-        self._book = IdentityBook(source.relied)
+        book = IdentityBook(source.relied)  # replaces that of an earlier source with the first answer
         after, wait, pause = 0, 0.0, FIRST_PAUSE_SECONDS
         try:
             while True:
@@ -162,6 +179,7 @@ class PeopleWatch:
                     wait, pause = 0.0, min(LONGEST_PAUSE_SECONDS, pause * 2)
                     continue
                 pause = FIRST_PAUSE_SECONDS
+                self._book = book
                 self._take(reading)
                 # What has changed is asked for at once once more: that says that we have it, and whether
                 # it is all.
@@ -181,7 +199,7 @@ class PeopleWatch:
         if self._was_stale:
             self._judge_age()
         elif news:
-            self.changed()
+            self._tell()
 
     def _away(self, problem: str) -> None:
         if self._problem is None:

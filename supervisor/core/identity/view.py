@@ -20,6 +20,7 @@ class IdentityView:
     age: float | None = None
     stale: bool = True  # rules by person are closed
     problem: str | None = None  # why the source cannot be read; None: it can
+    expelled: frozenset[IPAddress] = frozenset()  # whose sessions were ended by an order
     skipped: int = 0  # entries of its last answer that could not be used
 
     def of(self, address: IPAddress) -> Holding | None:
@@ -32,9 +33,12 @@ def present(latest: Iterable[Holding]) -> dict[IPAddress, Holding]:
     return {ip_address(each.address): each for each in latest if each.ended is None}
 
 
-def ordered_out(latest: Iterable[Holding]) -> tuple[IPAddress, ...]:
-    """The addresses whose last session was ended by an order, and which nobody else has got since."""
-    found = (ip_address(each.address) for each in latest if each.ended is not None and each.ordered)
+def ordered_out(latest: Iterable[Holding], since: float) -> tuple[IPAddress, ...]:
+    """The addresses whose last session was ended by an order after this moment, and which nobody has got
+    since: the VPN may not have carried the order out yet.
+    """
+    ended = (each for each in latest if each.ended is not None and each.ordered and each.ended > since)
+    found = (ip_address(each.address) for each in ended)
     return tuple(sorted(found, key=lambda address: (address.version, int(address))))
 
 
