@@ -84,6 +84,7 @@ class Engine:
         self._waiters: dict[asyncio.Future[None], Callable[[Snapshot], bool]] = {}
         self._lanes: dict[str, int] = {}
         self._scope = Scope("", ())
+        self._denials: dict[str, tuple[IPAddress, ...]] = {}
         self._due = _Due()
         self._pace = PublicationPace(clock)
         self._carriers: Carriers = {}
@@ -183,10 +184,11 @@ class Engine:
         """What earlier runs have learned about remote gateways, by tunnel; before the first configuration."""
         self._known = known
 
-    def deny(self, sources: tuple[IPAddress, ...]) -> None:
-        """Let these staff addresses in nowhere from now on, and end what they have under way."""
-        if sources != self._scope.denied:
-            self._scope = replace(self._scope, denied=sources)
+    def deny(self, sources: tuple[IPAddress, ...], by: str = "fleet") -> None:
+        """`DemandableEngine.deny`; what others than `by` have asked for stays."""
+        if sources != self._denials.get(by, ()):
+            self._denials[by] = sources
+            self._scope = replace(self._scope, denied=sum(self._denials.values(), ()))
             self._inbox.post(ev.Noticed(""))
 
     def drain(self, until: float | None = None) -> None:

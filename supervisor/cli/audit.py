@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("tunnel", callback=tunnel_name, required=False)
-@click.option("--from", "source", metavar="ADDRESS", help="Of this address of staff only.")
+@click.option("--from", "source", metavar="ADDRESS|PERSON", help="Of this user's address or name only.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 @click.option(
     "-n",
@@ -56,7 +56,7 @@ def audit(
             (
                 (
                     row["tunnel"],
-                    row["source"],
+                    row["source"] if row["person"] is None else f"{row['source']} {row['person']}",
                     str(row["flows"]),
                     str(row["open"]),
                     byte_size(row["sent_bytes"]),

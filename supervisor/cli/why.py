@@ -18,7 +18,7 @@ from supervisor.core.exits import Exit
 if TYPE_CHECKING:
     from supervisor.core.views.documents import WhyDocument
 
-_CODES = {"carried": Exit.OK, "down": Exit.NOT_UP}
+_CODES = {"carried": Exit.OK, "person": Exit.OK, "down": Exit.NOT_UP}
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 
@@ -36,7 +36,8 @@ def why(
     """Say what would become of a packet to ADDRESS now, and why: who may send it, which tunnel carries it,
     and what the kernel holds.
 
-    ADDRESS is what staff use, or the real one at the far side where the two differ.
+    ADDRESS is what staff use, or the real one at the far side where the two differ. With a hub in the
+    configuration, an address of staff: whose it is, and which tunnels let that person in.
 
     Exit code 0: it is carried. 3: the tunnel that should carry it is not up. 1: nothing carries it, or
     something is in the way.

@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import quote
 
 from supervisor.core.fleet.lease import call_budget, margin
-from supervisor.fleet.http_connections import STREAM_SECONDS, HttpAnswer, HttpConnections, HttpRequest
 from supervisor.fleet.lock_service import (
     LeaseGrant,
     LockAnswer,
@@ -25,6 +24,7 @@ from supervisor.fleet.lock_service import (
     StoredValue,
     understood,
 )
+from supervisor.http_connections import STREAM_SECONDS, HttpAnswer, HttpConnections, HttpRequest
 
 _OK, _FORBIDDEN, _NOT_FOUND, _CONFLICT = 200, 403, 404, 409
 _CONSISTENT = "consistent"  # the leader asks a majority first, so that no old answer is possible

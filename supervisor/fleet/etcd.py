@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from supervisor.core.fleet.lease import call_budget
-from supervisor.fleet.http_connections import HttpAnswer, HttpConnections, HttpRequest
 from supervisor.fleet.lock_service import (
     LeaseGrant,
     LockAnswer,
@@ -18,6 +17,7 @@ from supervisor.fleet.lock_service import (
     StoredValue,
     understood,
 )
+from supervisor.http_connections import HttpAnswer, HttpConnections, HttpRequest
 
 # Codes of gRPC in answers of status 400 and above (https://grpc.io/docs/guides/status-codes/).
 _NOT_FOUND, _DENIED, _UNAUTHENTICATED = 5, 7, 16

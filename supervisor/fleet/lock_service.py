@@ -15,13 +15,12 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from supervisor.http_connections import EndpointAway, EndpointDenied
 
-class LockServiceAway(Exception):
-    """No endpoint has answered in time, or none that has a majority; the text says what each one did."""
-
-
-class LockServiceDenied(LockServiceAway):
-    """The service answers, and refuses us: certificate, password, token or access rules are wrong."""
+# No endpoint has answered in time, or none that has a majority.
+LockServiceAway = EndpointAway
+# The service answers, and refuses us: certificate, password, token or access rules are wrong.
+LockServiceDenied = EndpointDenied
 
 
 @contextlib.contextmanager

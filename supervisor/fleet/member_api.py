@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from supervisor.core.fleet.member_status import MemberStatus, read_status_document
 from supervisor.core.fleet.view import FleetSight
-from supervisor.fleet.http_connections import HttpConnections, HttpRequest
 from supervisor.fleet.lock_service import LockServiceAway
+from supervisor.http_connections import HttpConnections, HttpRequest
 
 ANSWER_SECONDS = 2.0  # of one member
 _PATH = "/api/v1/status"

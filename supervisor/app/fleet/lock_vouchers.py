@@ -8,8 +8,8 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from supervisor.fleet.http_connections import HttpConnections, HttpRequest
 from supervisor.fleet.lock_service import LockServiceAway
+from supervisor.http_connections import HttpConnections, HttpRequest
 
 
 class LockVouchers:
