@@ -180,12 +180,14 @@ def main() -> None:
             ("client killed", given.kills, fleet.kill_client),
             ("daemon killed", given.kills, fleet.kill_daemon),
         ):
-            table.add_row(what, str(times), *crossings([one() for _ in range(times)]))
+            if times:
+                table.add_row(what, str(times), *crossings([one() for _ in range(times)]))
         for what, times, look in (
             ("tunnel blackholed", given.kills, fleet.blackhole),
             ("VM frozen", given.deaths, fleet.freeze),
         ):
-            table.add_row(what, str(times), "", "", outages([look() for _ in range(times)]))
+            if times:
+                table.add_row(what, str(times), "", "", outages([look() for _ in range(times)]))
     if given.keepalived:
         beside = outages(keepalived(given.keepalived))
         table.add_row("VM frozen, keepalived (advert_int 0.1)", str(given.keepalived), "", "", beside)
