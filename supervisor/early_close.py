@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from supervisor import disk
 from supervisor.core.exits import CannotStart, Exit
+from supervisor.included import with_included
 from supervisor.kernel.closing import ClosingResult, close
 from supervisor.kernel.closing import closed_since as kernel_closed_since
 from supervisor.kernel.errors import KernelError, MissingRight
@@ -73,7 +74,7 @@ def run(
     """Close the kernel for the destinations of this configuration, or of the last one in force; `state_dir`:
     where that stands if the file does not say; `parse`: the configuration in a text and its name.
     """
-    text, problem = _text(path)
+    text, problem = _all_text(path)
     known = _newest(state_dirs(text, state_dir))
     if problem is None and known is not None and known.digest == _digest(text):
         return _closed(known.networks, f"of {path}")
@@ -113,6 +114,18 @@ def state_dirs(text: str, default: Path = DEFAULT_STATE_DIR) -> list[Path]:
     parsing it, and the default.
     """
     return [*map(Path, _STATE_DIR.findall(text)), default]
+
+
+def _all_text(path: Path) -> tuple[str, str | None]:
+    """The text with that of the included files, and why one of them cannot be read."""
+    problems: list[str] = []
+
+    def read(file: Path) -> str:
+        text, problem = _text(file)
+        problems.extend(() if problem is None else (problem,))
+        return text
+
+    return with_included(read(path), path, read), next(iter(problems), None)
 
 
 def _text(path: Path) -> tuple[str, str | None]:

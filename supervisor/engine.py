@@ -31,7 +31,7 @@ from supervisor.core.session.record import PreviousRun, TunnelRecord, recorded, 
 from supervisor.core.session.tunnel_set import TunnelSet, TunnelSetStep, fold, neighbours
 from supervisor.core.snapshot import Snapshot, Transition
 from supervisor.core.state import Known, Phase
-from supervisor.delivery import Delivery, flow_jobs, probe_jobs
+from supervisor.delivery import Delivery, PublicationPace, flow_jobs, probe_jobs
 from supervisor.inbox import Inbox
 from supervisor.outputs import Outputs
 from tunnels.base import AnyKind, Reason
@@ -84,7 +84,9 @@ class Engine:
         self._waiters: dict[asyncio.Future[None], Callable[[Snapshot], bool]] = {}
         self._lanes: dict[str, int] = {}
         self._scope = Scope("", ())
+        self._denials: dict[str, tuple[IPAddress, ...]] = {}
         self._due = _Due()
+        self._pace = PublicationPace(clock)
         self._carriers: Carriers = {}
         self._announcements = Announcements()
         self._parting: list[tuple[Tunnel, ev.Terminate]] = []
@@ -182,10 +184,11 @@ class Engine:
         """What earlier runs have learned about remote gateways, by tunnel; before the first configuration."""
         self._known = known
 
-    def deny(self, sources: tuple[IPAddress, ...]) -> None:
-        """Let these staff addresses in nowhere from now on, and end what they have under way."""
-        if sources != self._scope.denied:
-            self._scope = replace(self._scope, denied=sources)
+    def deny(self, sources: tuple[IPAddress, ...], by: str = "fleet") -> None:
+        """`DemandableEngine.deny`; what others than `by` have asked for stays."""
+        if sources != self._denials.get(by, ()):
+            self._denials[by] = sources
+            self._scope = replace(self._scope, denied=sum(self._denials.values(), ()))
             self._inbox.post(ev.Noticed(""))
 
     def drain(self, until: float | None = None) -> None:
@@ -260,10 +263,14 @@ class Engine:
     async def run(self) -> None:
         """Wait for the inbox or the nearest deadline, for ever."""
         while True:
-            due = self._due.turn
-            wait = None if due is None else max(0.0, due - self._clock())
+            wait = None if self._due.turn is None else max(0.0, self._due.turn - self._clock())
             for _ in self.turn(await self._inbox.wait(wait)):
                 await asyncio.sleep(0)  # others act on this stage before the next one
+
+    @property
+    def unpublished(self) -> bool:
+        """Only the clients know the latest."""
+        return self._pace.due is not None
 
     @property
     def due(self) -> float | None:
@@ -280,21 +287,21 @@ class Engine:
         if changed:
             yield Stage.TAKEN
             self._take(self._inbox.take())
+            self._pace.ask()
         now = self._clock()
-        if changed or self._out.due(now) or _is_due(self._due.plan, now):
-            self._publish_plan()
+        if _is_due(self._pace.due, now) or self._out.due(now) or _is_due(self._due.plan, now):
+            with self._pace.published():
+                self._publish_plan()
             yield Stage.PLANNED
-            self._publish_rest()
+            with self._pace.published():
+                self._publish_rest()
             yield Stage.PUBLISHED
-        elif _is_due(self._due.alerts, now):
+        elif self._pace.due is None and _is_due(self._due.alerts, now):
             self._publish_alerts()
-        parting, self._parting = self._parting, []
-        for (
-            tunnel,
-            order,
-        ) in parting:  # after the plan: traffic moves to another tunnel first, if there is one
-            self._out.order(tunnel, order)
-        if parting:
+        if self._pace.due is None and self._parting:
+            parting, self._parting = self._parting, []
+            for leaving, order in parting:  # after the plan: traffic moves to another tunnel first
+                self._out.order(leaving, order)
             yield Stage.TERMINATED
         self._due.turn = self._next()
 
@@ -340,7 +347,7 @@ class Engine:
     def _next(self) -> float | None:
         ours = (
             self._tunnel_set.deadlines.next(self._postponed.tunnels),
-            self._due.alerts,
+            self._due.alerts if self._pace.due is None else self._pace.due,
             self._due.plan,
             self._out.again,
         )

@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from common.quantities import Seconds
 from common.settings import Settings
 from tunnels.networks import IPNetwork
+from tunnels.proposals import ImportSource, ProposedTunnel
 from tunnels.settings import Destination, Login, Network, Probe, Secret, Tunnel
 from tunnels.text import one_line
 
@@ -400,6 +401,9 @@ class Kind(Generic[TunnelT]):
     # PEM texts that hold our certificates, so that their expiry is watched
     certificates: Callable[[TunnelT, Inputs], tuple[bytes, ...]] = lambda tunnel, inputs: ()
     required_files: tuple[RequiredFile, ...] = ()
+    # for `facilitator import`: the tunnel in a customer's file or command line; None: it is not of this kind.
+    # ProfileError: it is, and cannot be run
+    propose: Callable[[ImportSource], ProposedTunnel | None] = lambda source: None
     drops_root: bool = False  # the client switches to `Placement.user` if it is started as root
     # which of `CLIENT_SETTINGS` have an effect on this tunnel's client
     uses: Callable[[TunnelT], frozenset[str]] = lambda tunnel: CLIENT_SETTINGS

@@ -29,14 +29,19 @@ def text_of(data: bytes, wanted: ProfileFormat, comments: str = "#") -> str:
     cannot be decoded do not matter. ProfileError: it is no text, or a file of another format; the sentence
     says what it is and what to do.
     """
+    text = decoded(data, comments)
+    if (found := recognised_text(text, wanted)) is not None:
+        raise ProfileError(found.sentence, found.line)
+    return text
+
+
+def decoded(data: bytes, comments: str = "#") -> str:
+    """The text of a file of any format. ProfileError: it is no text; see `text_of`."""
     if not data.strip():
         raise ProfileError("the file is empty; ask for it again", 1)
     if (said := recognised_bytes(data)) is not None:
         raise ProfileError(said, 1)
-    text = "\n".join(_readable(_decoded(data).split("\n"), comments))
-    if (found := recognised_text(text, wanted)) is not None:
-        raise ProfileError(found.sentence, found.line)
-    return text
+    return "\n".join(_readable(_decoded(data).split("\n"), comments))
 
 
 def _decoded(data: bytes) -> str:

@@ -17,6 +17,8 @@ class ProfileFormat(enum.Enum):
     WIREGUARD = "a WireGuard configuration"
     SWANCTL = "a swanctl.conf of strongSwan"
     VPNC = "a configuration of vpnc"
+    PCF = "a profile of Cisco's old VPN Client (.pcf)"
+    IPSEC_CONF = "an ipsec.conf, strongSwan's old format"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +146,11 @@ _SIGNATURES = (
         beginning=True,
     ),
     _signature(
-        "a profile of Cisco's old VPN Client (.pcf)",
+        ProfileFormat.PCF.value,
         "set kind: vpnc with IPSec gateway (its Host), IPSec ID (GroupName) and group_secret",
         r"\[main\]",
         r"!?(?:Host|GroupName|enc_GroupPwd|AuthType)\s*=",
+        format=ProfileFormat.PCF,
     ),
     _signature(
         ProfileFormat.WIREGUARD.value,
@@ -166,11 +169,12 @@ _SIGNATURES = (
     _signature("a remote desktop file (.rdp)", _ASK, r"full address:s:"),
     _signature("a link of Windows (.url)", "open it, and download what it leads to", r"\[InternetShortcut\]"),
     _signature(
-        "an ipsec.conf, strongSwan's old format",
+        ProfileFormat.IPSEC_CONF.value,
         "write it as swanctl.conf (docs.strongswan.org: Migrating from ipsec.conf to swanctl.conf); "
         "set kind: strongswan",
         r"(?:conn|ca)[ \t]+\S+|config[ \t]+setup",
         r"(?:left|right|keyexchange|also|ike|esp|authby|auto)\w*[ \t]*=|config[ \t]+setup",
+        format=ProfileFormat.IPSEC_CONF,
     ),
     _signature(
         "an ipsec.secrets, with a key in it",
@@ -250,6 +254,14 @@ def recognised_text(text: str, wanted: ProfileFormat) -> Recognised | None:
         if (at := _match_of(signature, text)) is not None:
             remedy = signature.remedy.replace("{wanted}", wanted.value)
             return Recognised(f"this is {signature.what}; {remedy}", text.count("\n", 0, at) + 1)
+    return None
+
+
+def identified(text: str) -> ProfileFormat | str | None:
+    """The format of a text; a sentence if it is one that no kind reads; None: nobody knows it."""
+    for signature in _SIGNATURES:
+        if _match_of(signature, text) is not None:
+            return signature.format or f"this is {signature.what}"
     return None
 
 

@@ -9,6 +9,7 @@ secret is stored.
 from __future__ import annotations
 
 import re
+from datetime import date
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -306,10 +307,26 @@ def _checked_ports(value: str) -> str:
     return value
 
 
-class Allowance(Settings):
-    """One staff segment that may enter the tunnel, optionally only to some ports."""
+def parse_day(value: Any) -> str:
+    """A day as 2027-01-31; ValueError."""
+    try:
+        return date.fromisoformat(str(value)).isoformat()
+    except ValueError:
+        raise ValueError(f"{value} is not a day; write it as 2027-01-31") from None
 
-    segment: str = setting(description="a name under staff.segments")
+
+MOST_PORTS = 64  # of an allowance by person: each is an element in the kernel, for each person
+
+
+class Allowance(Settings):
+    """One staff segment, group or person that may enter the tunnel, optionally only to some ports."""
+
+    segment: str = setting(default="", description="a name under staff.segments")
+    group: str = setting(default="", description="people of this group, as the hub says")
+    person: str = setting(default="", description="this person, as the hub names it")
+    until: Annotated[str, ReadBy(parse_day, {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"})] | None = (
+        setting(default=None, description="of group or person: the last day with access, in UTC")
+    )
     ports: tuple[Annotated[str, CheckedBy(_checked_ports)], ...] | None = setting(
         default=None, description="such as tcp/443; absent means all"
     )
@@ -318,6 +335,27 @@ class Allowance(Settings):
     def long_form(cls, value: Any) -> Any:
         """The name of a segment alone may stand for it."""
         return value if isinstance(value, dict | Allowance) else {"segment": value}
+
+    def check(self) -> None:
+        """It names one of the three; only people have a last day."""
+        if sum(map(bool, (self.segment, self.group, self.person))) != 1:
+            raise ValueError("name one of segment, group and person")
+        if self.until is not None and self.segment:
+            raise ValueError("until goes with a group or a person, not with a segment")
+        spans = map(parse_ports, self.ports or ())
+        if self.by_person and sum(each.last - each.first + 1 for each in spans) > MOST_PORTS:
+            raise ValueError(f"at most {MOST_PORTS} ports for a group or a person; without ports: all")
+
+    @property
+    def by_person(self) -> bool:
+        """It depends on who is behind an address."""
+        return not self.segment
+
+    def __str__(self) -> str:
+        who = self.segment or (f"group {self.group}" if self.group else f"person {self.person}")
+        until = "" if self.until is None else f" until {self.until}"
+        ports = "" if self.ports is None else f" to {', '.join(self.ports)}"
+        return f"{who}{until}{ports}"
 
 
 _RESERVED_DEVICES = ("all", "default", "lo")
@@ -362,7 +400,7 @@ class Tunnel(Settings):
         "may log in, or keep the session",
     )
     allow: tuple[Allowance, ...] | None = setting(
-        default=None, description="which staff segments may enter; absent means everybody"
+        default=None, description="which segments, groups and people may enter; absent means everybody"
     )
     device: Annotated[str, CheckedBy(_checked_device)] | None = setting(
         default=None, description="name of the tunnel's network interface"

@@ -131,6 +131,16 @@ def _not_empty(value: Path) -> Path:
     return value
 
 
+def _include_pattern(value: str) -> str:
+    folder, _, name = value.rpartition("/")
+    if not name or set(folder) & set("*?[") or not value.isprintable() or set(value) & set("\"'#"):
+        raise ValueError(
+            f"{value!r} is not a pattern of files in one folder; write it as conf.d/*.yaml, with * in the last part only"
+        )
+    return value
+
+
+IncludePattern = Annotated[str, CheckedBy(_include_pattern, {"type": "string", "minLength": 1})]
 File = Annotated[Path, CheckedBy(_not_empty, {"type": "string", "minLength": 1})]
 Directory = Annotated[Path, CheckedBy(_absolute, {"type": "string", "pattern": "^/"})]
 ShortDirectory = Annotated[Path, CheckedBy(_absolute), CheckedBy(_short, {"type": "string", "pattern": "^/"})]

@@ -21,6 +21,11 @@ class Position(NamedTuple):
     column: int
 
 
+def later(position: Position, lines: int) -> Position:
+    """The position so many lines further down."""
+    return Position(position.line + lines, position.column)
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """An error or a warning. Never contains a secret."""
@@ -59,17 +64,40 @@ class Report:
     """
 
     file: str
+    _included: list[tuple[int, str]] = field(default_factory=list)  # lines before a file, and its name
     _errors: dict[tuple[Position, str], Problem] = field(default_factory=dict)
     _warnings: dict[tuple[Position, str], Problem] = field(default_factory=dict)
 
     def error(self, position: Position, where: KeyPath, text: str) -> None:
         """Add an error."""
-        self._errors.setdefault((position, text), Problem(self.file, position, where, one_line(text)))
+        file, shown = self.locate(position)
+        self._errors.setdefault((position, text), Problem(file, shown, where, one_line(text)))
 
     def warning(self, position: Position, where: KeyPath, text: str) -> None:
         """Add a warning: something that is allowed and may surprise."""
-        problem = Problem(self.file, position, where, one_line(text), warning=True)
+        file, shown = self.locate(position)
+        problem = Problem(file, shown, where, one_line(text), warning=True)
         self._warnings.setdefault((position, text), problem)
+
+    def include(self, other: Report, lines: int) -> None:
+        """Take the problems of an included file. From now on a position after this number of lines is one in
+        that file, counted from there.
+        """
+        self._included.append((lines, other.file))
+        for mine, others in ((self._errors, other._errors), (self._warnings, other._warnings)):
+            mine.update({(later(at, lines), text): problem for (at, text), problem in others.items()})
+
+    def locate(self, position: Position) -> tuple[str, Position]:
+        """The file that holds this position, and where it is there."""
+        for before, name in reversed(self._included):
+            if position.line > before:
+                return name, Position(position.line - before, position.column)
+        return self.file, position
+
+    def line(self, position: Position) -> str:
+        """The line of a position for messages: `line 12`, or `line 3 of conf.d/acme.yaml`."""
+        file, shown = self.locate(position)
+        return f"line {shown.line}" + ("" if file == self.file else f" of {file}")
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
@@ -102,5 +130,8 @@ def dotted(where: KeyPath) -> str:
 
 def _sorted(problems: dict[tuple[Position, str], Problem]) -> tuple[Problem, ...]:
     return tuple(
-        sorted(problems.values(), key=lambda problem: (problem.position, problem.where == (), str(problem)))
+        problem
+        for _, problem in sorted(
+            problems.items(), key=lambda entry: (entry[0][0], entry[1].where == (), str(entry[1]))
+        )
     )

@@ -292,6 +292,7 @@ class AddressEntry(ApiDocument):
     client: str = Field("", description="what the client says of itself, such as `OpenVPN 2.6.14 linux`")
     since: float
     ended: float | None = Field(None, description="absent: it holds the address")
+    reason: EndReason | None = Field(None, description="why it ended, or why its end was ordered")
     stale: bool = Field(False, description="its node is silent")
 
 

@@ -21,6 +21,7 @@ def address_entry(row: StaffSession, silent: Collection[str]) -> api.AddressEntr
         revision=row.revision, address=IPv4Address(row.address or ""), person=row.person,
         groups=json.loads(row.groups), session=row.id, node=row.node, client=client_text(row),
         since=row.since or row.asked, ended=row.end_asked if row.ended is None else row.ended,
+        reason=row.reason or row.end_reason,
         stale=row.ended is None and row.node in silent,
     )  # fmt: skip
 

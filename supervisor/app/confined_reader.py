@@ -32,9 +32,11 @@ def read_regular(path: str | Path) -> bytes:
     return content
 
 
-def read_beneath(directory: Path, name: str) -> bytes:
-    """The content of a regular file below the directory. OSError; ValueError with a sentence."""
-    with _found(directory, name) as fd:
+def read_beneath(directory: Path, name: str, *, links: bool = True) -> bytes:
+    """The content of a regular file below the directory. `links`: symbolic links are followed. OSError;
+    ValueError with a sentence.
+    """
+    with _found(directory, name, links) as fd:
         if not stat.S_ISREG(os.fstat(fd).st_mode):  # before it is opened: to open a device may have an effect
             raise ValueError("it is not a regular file")
         return read_regular(f"/proc/self/fd/{fd}")
@@ -54,7 +56,7 @@ def names_beneath(directory: Path, name: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _found(directory: Path, name: str) -> Iterator[int]:
+def _found(directory: Path, name: str, follow: bool = True) -> Iterator[int]:
     """A descriptor (O_PATH) of what lies there."""
     with contextlib.ExitStack() as opened:
 
@@ -77,6 +79,8 @@ def _found(directory: Path, name: str) -> Iterator[int]:
                 if not stat.S_ISLNK(os.fstat(fd).st_mode):
                     way.append(fd)
                     continue
+                if not follow:
+                    raise ValueError("it is a symbolic link, or lies behind one; copy the file")
                 links += 1
                 if links > _MAX_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))

@@ -30,7 +30,7 @@ from supervisor.app.listening import listen, server_tls
 from supervisor.app.memory import settle
 from supervisor.app.owner import Ownership, owner, take_lock
 from supervisor.app.paging_config import paging
-from supervisor.app.parts import Parts
+from supervisor.app.parts import Parts, RunInputs
 from supervisor.app.preflight.isolation import say_what_is_missing
 from supervisor.app.shutdown import Shutdown, ShutdownRequests
 from supervisor.app.status_line import summary
@@ -38,7 +38,7 @@ from supervisor.app.stores.last_configuration import ConfigurationReader, Loaded
 from supervisor.app.stores.upgrade_document import check_requested, received
 from supervisor.app.tasks import start_tasks
 from supervisor.app.upgrade import ProcessLifetime, Upgrade
-from supervisor.app.wiring import RunInputs, build
+from supervisor.app.wiring import build
 from supervisor.clients.process_journal import Journal, JournalEntry
 from supervisor.clients.processes import (
     become_subreaper,
@@ -270,6 +270,7 @@ class Daemon:
         parts.reports.hooks.set(parts.engine.snapshot)
         parts.watchers.certificates.set(config.tunnels)
         parts.reports.pagers.route(paging(parts.identity, config))
+        parts.people.set(config.hub, config.staff.networks)
         parts.reports.auditing.set(config.audit)
         parts.watchers.host.set(config)
 

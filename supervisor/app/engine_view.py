@@ -40,7 +40,7 @@ class ReadableEngine(Protocol):
 class DemandableEngine(ReadableEngine, Protocol):
     """The part of it that a fleet needs besides."""
 
-    def deny(self, sources: tuple[IPAddress, ...]) -> None:
+    def deny(self, sources: tuple[IPAddress, ...], by: str = "fleet") -> None:
         """Let these staff addresses in nowhere from now on, and end what they have under way."""
 
     def drained_by(self) -> float:
@@ -96,9 +96,9 @@ class EngineView:
         """See `ReadableEngine`."""
         return self._complete.lane(tunnel, slot)
 
-    def deny(self, sources: tuple[IPAddress, ...]) -> None:
+    def deny(self, sources: tuple[IPAddress, ...], by: str = "fleet") -> None:
         """See `DemandableEngine`."""
-        self._complete.deny(sources)
+        self._complete.deny(sources, by)
 
     def drained_by(self) -> float:
         """See `DemandableEngine`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from supervisor.app.confined_reader import names_beneath, read_beneath, read_regular
 from supervisor.config import Config, ConfigErrors, candidates
 from supervisor.core.exits import CannotStart, Exit
+from supervisor.included import with_included
 from tunnels.base import AnyKind, Input, ReferencedFile, Secret, Tunnel, inputs_of
 from tunnels.profiles import ProfileError
 from tunnels.settings import SecretError
@@ -25,7 +26,13 @@ def load(path: Path, kinds: Mapping[str, AnyKind]) -> Config:
 
 
 def text_of(path: Path) -> str:
-    """The text of a configuration file. CannotStart: it cannot be read (NO_RIGHT: by this user)."""
+    """The text of a configuration with its included files. CannotStart: one cannot be read (NO_RIGHT: by
+    this user).
+    """
+    return with_included(_text_of(path), path, _text_of)
+
+
+def _text_of(path: Path) -> str:
     try:
         if path.is_fifo() and not path.is_relative_to("/dev"):  # a shell's <(...) is there, and has a writer
             raise CannotStart(Exit.CONFIG, f"{path} is a FIFO: reading it could wait for ever; write a file")

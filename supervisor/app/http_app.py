@@ -38,6 +38,7 @@ def http_api(
             reports.last_failures,
             lambda: config().staff.segments,
             parts.watchers.host.look,
+            lambda: parts.people.view,
         )
         return await explainer.answer(question)
 
@@ -61,5 +62,6 @@ def http_api(
         on_upgrade=upgrade,
         on_hand_over=hand_over,
         membership=parts.fleet,
+        people=lambda: parts.people.view,
     )
     return HTTPApi(daemon)

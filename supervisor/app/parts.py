@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from common.sd_notify import SystemdNotifier
 from supervisor.app.api.status_page_model import StatusPageModel
 from supervisor.app.closing import Closing
 from supervisor.app.files import Files
 from supervisor.app.fleet.membership import Membership
+from supervisor.app.owner import Owner
+from supervisor.app.people.watch import PeopleWatch
 from supervisor.app.preflight.host_watch import HostWatch
 from supervisor.app.stores.last_configuration import LastConfiguration
 from supervisor.app.stores.last_end import LastEnd
 from supervisor.app.stores.second_sessions import SecondSessions
 from supervisor.app.stores.state_store import MemoryFiles
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
+from supervisor.app.stores.upgrade_document import HandoverDocument
 from supervisor.app.watchers.auditing import Auditing
 from supervisor.app.watchers.certificates import Certificates
 from supervisor.app.watchers.client_files import ClientFiles
@@ -38,9 +42,23 @@ from supervisor.kernel.network import KernelNetwork
 from supervisor.probes.prober import ProbeLoop
 from supervisor.reports.history.last_failures import LastFailures
 from supervisor.reports.history.recorder import History
+from supervisor.reports.log.redact import Secrets
 from supervisor.reports.metrics.exporter import Metrics
 from supervisor.reports.paging.pagers import Pagers
 from tunnels.base import AnyKind
+
+
+@dataclass(frozen=True, slots=True)
+class RunInputs:
+    """What a run is built from, beside its configuration."""
+
+    path: Path  # of the configuration
+    kinds: Mapping[str, AnyKind]
+    secrets: Secrets
+    notifier: SystemdNotifier
+    log_dropped: Callable[[], int]  # lines
+    owner: Owner
+    handover: HandoverDocument | None = None  # from the program that this process was before an upgrade
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +129,4 @@ class Parts:
     engine: Engine
     fleet: Membership | None  # None: it is no member of a fleet
     locks: LockKeeper | None  # None: no lock engine is configured
+    people: PeopleWatch

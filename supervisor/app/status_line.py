@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from common.sd_notify import SystemdNotifier
 from supervisor.core.snapshot import Snapshot, Transition
 from supervisor.core.state import up
@@ -18,11 +20,21 @@ def summary(snapshot: Snapshot) -> str:
 
 
 class SystemdStatus:
-    """A recorder (`supervisor.outputs`) that keeps the line of `systemctl status` up to date."""
+    """A recorder (`supervisor.outputs`) that keeps the line of `systemctl status` up to date: one line
+    for all transitions that are recorded together.
+    """
 
     def __init__(self, notifier: SystemdNotifier) -> None:
         self._notifier = notifier
+        self._latest: Snapshot | None = None
 
     def record(self, transition: Transition, snapshot: Snapshot) -> None:
-        """Send the line to systemd (STATUS=, sd_notify(3))."""
-        self._notifier.status(summary(snapshot))
+        """Send the line to systemd soon (STATUS=, sd_notify(3))."""
+        if self._latest is None:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._latest = snapshot
+
+    def _send(self) -> None:
+        latest, self._latest = self._latest, None
+        if latest is not None:
+            self._notifier.status(summary(latest))

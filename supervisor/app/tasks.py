@@ -49,5 +49,7 @@ def start_tasks(parts: Parts) -> None:
         background.start(name, run)
     if parts.locks is not None:
         background.start("locks", parts.locks.run)
+    background.start("hub", parts.people.run)
+    background.start("hub age", parts.people.watch_age)
     watchers.loop.start()
     background.start("loop watchdog", watchers.loop.run)

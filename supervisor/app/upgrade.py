@@ -99,9 +99,11 @@ class Upgrade:
         return "", said[-1:] if any(line.startswith("Traceback ") for line in said) else said
 
     async def _drain_inbox(self) -> None:
-        """Wait until the inbox is empty, all clients are started, and the log is written."""
+        """Wait until the inbox is empty, all of it is published, all clients are started, and the log is
+        written.
+        """
         engine, inbox, runner = self._parts.engine, self._parts.inbox, self._parts.data_plane.runner
-        while (events := inbox.take()) or runner.busy:
+        while (events := inbox.take()) or runner.busy or engine.unpublished:
             for _ in engine.turn(events):
                 pass
             await asyncio.sleep(0)

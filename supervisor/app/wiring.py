@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.sd_notify import SystemdNotifier
 from supervisor import disk
 from supervisor.app.api.status_page_model import StatusPageInputs, StatusPageModel
 from supervisor.app.closing import Closing
@@ -28,7 +27,9 @@ from supervisor.app.identity import daemon_identity, utc_offset
 from supervisor.app.log_lines import log_client_line, log_fault, log_warning
 from supervisor.app.owner import Owner
 from supervisor.app.paging_config import paging
-from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
+from supervisor.app.parts import DataPlane, Parts, Reports, RunInputs, Stores, Watchers
+from supervisor.app.people.access import follow_people
+from supervisor.app.people.watch import PeopleWatch
 from supervisor.app.preflight.host_watch import HostWatch
 from supervisor.app.status_line import SystemdStatus
 from supervisor.app.stores.changed_sysctls import ChangedSysctls
@@ -37,7 +38,6 @@ from supervisor.app.stores.last_end import LastEnd
 from supervisor.app.stores.second_sessions import SecondSessions
 from supervisor.app.stores.state_store import MemoryFiles, Present
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
-from supervisor.app.stores.upgrade_document import HandoverDocument
 from supervisor.app.traffic_readers import LaneMeter, SessionMeter
 from supervisor.app.watchers.auditing import Auditing
 from supervisor.app.watchers.certificates import Certificates
@@ -87,19 +87,6 @@ INCIDENT_LINES = 20  # last lines of a client that go into an incident
 
 
 @dataclass(frozen=True, slots=True)
-class RunInputs:
-    """What a run is built from, beside its configuration."""
-
-    path: Path  # of the configuration
-    kinds: Mapping[str, AnyKind]
-    secrets: Secrets
-    notifier: SystemdNotifier
-    log_dropped: Callable[[], int]  # lines
-    owner: Owner
-    handover: HandoverDocument | None = None  # from the program that this process was before an upgrade
-
-
-@dataclass(frozen=True, slots=True)
 class _Base:
     """What all other parts build on."""
 
@@ -112,6 +99,7 @@ class _Base:
     secrets: Secrets
     closing: Closing
     engine: EngineView
+    people: PeopleWatch
 
     @property
     def state_dir(self) -> Path:
@@ -133,7 +121,8 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     files = Files(inputs.path.resolve().parent, inputs.secrets.add)
     faults = Faults(time.monotonic, log_fault, lambda: inbox.post(Noticed("")))
     kinds = {name: guarded(kind, faults) for name, kind in inputs.kinds.items()}
-    base = _Base(config, identity, kinds, files, inbox, faults, inputs.secrets, closing, view)
+    people = PeopleWatch(files.secret_text, inbox.post)
+    base = _Base(config, identity, kinds, files, inbox, faults, inputs.secrets, closing, view, people)
     closing.add("control socket", lambda: _remove(config.facilitator.runtime_dir / disk.CONTROL_SOCKET))
     history, auditing = _history(base), _auditing(base)
     host = HostWatch(view, kinds, inbox.post, files)
@@ -159,6 +148,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     view.complete(engine)
     if fleet is not None:
         engine.deny(fleet.denied)
+    follow_people(people, data_plane.network, engine)
     return Parts(
         identity,
         kinds,
@@ -175,6 +165,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
         engine,
         fleet,
         locks,
+        people,
     )
 
 
@@ -257,7 +248,7 @@ def _history(base: _Base) -> History:
 
 
 def _auditing(base: _Base) -> Auditing:
-    auditing = Auditing(version(), base.engine, base.inbox.post)
+    auditing = Auditing(version(), base.engine, base.inbox.post, base.people.person)
     base.closing.add("audit", auditing.close)
     return auditing
 
@@ -293,6 +284,7 @@ def _reports(
         incidents=lambda: page_model.open_incidents,
         upgrades=lambda: base.identity.upgrades,
         log_dropped=log_dropped,
+        book_age=lambda: base.people.age,
         certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
         internal_errors=lambda: base.faults.counts,
         members=lambda: None if fleet is None else fleet.members_up,
@@ -382,6 +374,7 @@ def _outputs(
             reports.hooks,
             *(() if fleet is None else (fleet,)),
             *(() if locks is None else (locks,)),
+            base.people,
         ),
         keepers=(stores.records,),
         locks=locks,

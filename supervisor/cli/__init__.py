@@ -14,7 +14,8 @@ from supervisor.version import version
 
 _HOST = ("run", "check", "plan", "close", "cleanup")
 _TUNNELS = ("status", "start", "stop", "restart", "answer", "logs", "reload", "drain")
-_ALONE = ("fleet", "doctor", "why", "history", "audit", "alerts", "upgrade", "health")
+_ALONE = ("fleet", "doctor", "why", "history", "audit", "alerts", "upgrade", "health", "init")
+_KEYWORDS = ("import",)  # their module and function end with an underscore
 
 
 class _OnDemand(UserDict[str, Any]):
@@ -23,11 +24,15 @@ class _OnDemand(UserDict[str, Any]):
     """
 
     def __getitem__(self, name: str) -> Any:
-        return getattr(import_module(f"{__name__}.{self.data[name]}"), name)
+        module = import_module(f"{__name__}.{self.data[name]}")
+        return getattr(module, f"{name}_" if name in _KEYWORDS else name)
 
 
 _COMMANDS = _OnDemand(
-    dict.fromkeys(_HOST, "host") | dict.fromkeys(_TUNNELS, "tunnels") | {name: name for name in _ALONE}
+    dict.fromkeys(_HOST, "host")
+    | dict.fromkeys(_TUNNELS, "tunnels")
+    | {name: name for name in _ALONE}
+    | {name: f"{name}_" for name in _KEYWORDS}
 )
 
 

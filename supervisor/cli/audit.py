@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("tunnel", callback=tunnel_name, required=False)
-@click.option("--from", "source", metavar="ADDRESS", help="Only this client address.")
+@click.option("--from", "source", metavar="ADDRESS|PERSON", help="Only this user's address or name.")
 @click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @click.option(
     "-n",
@@ -57,7 +57,7 @@ def audit(
             (
                 (
                     row["tunnel"],
-                    row["source"],
+                    row["source"] if row["person"] is None else f"{row['source']} {row['person']}",
                     str(row["flows"]),
                     str(row["open"]),
                     byte_size(row["sent_bytes"]),

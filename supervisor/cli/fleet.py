@@ -54,7 +54,7 @@ def _order_options(command: AnyFunction) -> AnyFunction:
         type=click.IntRange(0, 100),
         default=_WAIT_SECONDS,
         show_default=True,
-        help="Seconds to wait for all members that are up.",
+        help="Seconds to wait until all members have followed it.",
     )
     as_json = click.option("--json", "as_json", is_flag=True, help="JSON output.")
     return why(wait(as_json(socket_option(command))))

@@ -18,7 +18,7 @@ from supervisor.core.exits import Exit
 if TYPE_CHECKING:
     from supervisor.core.views.documents import WhyDocument
 
-_CODES = {"carried": Exit.OK, "down": Exit.NOT_UP}
+_CODES = {"carried": Exit.OK, "person": Exit.OK, "down": Exit.NOT_UP}
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 
@@ -34,7 +34,8 @@ def why(
     """Show how a packet to ADDRESS would be routed right now, and why.
 
     Names who may send it, which tunnel routes it, what the kernel holds, and what blocks it. ADDRESS is the
-    one that users see, or the real one at the remote site if it is mapped.
+    one that users see, or the real one at the remote site if it is mapped. With a hub in the configuration it
+    may be a user's address: who has it, and which tunnels let that person in.
 
     Exit code 0: it is routed. 3: its tunnel is not up. 1: no tunnel routes it, or something blocks it.
 

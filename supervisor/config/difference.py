@@ -29,7 +29,7 @@ _LIVE = frozenset(
         "login.reconnect_on_change",
     }
 )
-_GLOBAL = ("staff", "alerts", "drain", "on_exit", "audit", "http.external_url")
+_GLOBAL = ("staff", "alerts", "drain", "on_exit", "audit", "hub", "http.external_url")
 # Used at the start of the daemon only.
 _FIXED = (
     "facilitator.name",

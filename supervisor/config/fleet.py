@@ -114,6 +114,11 @@ class Etcd(Settings):
         default=5.0, description="a lock whose holder is silent for this long is released"
     )
 
+    def check(self) -> None:
+        """A user has a password."""
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password go together")
+
 
 class Consul(Settings):
     """Locks, orders and status in Consul (sessions and key/value store)."""

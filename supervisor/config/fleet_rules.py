@@ -12,7 +12,7 @@ from supervisor.config.model import Facilitator
 from tunnels.settings import Tunnel
 
 Where = tuple[str | int, ...]
-MOST_MEMBERS = 50
+MOST_MEMBERS = 50  # as supervisor.core.fleet.values has it, which this package does not know
 
 
 def check_fleet(

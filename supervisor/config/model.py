@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from common.configuration.notation import (
     Directory,
     File,
+    IncludePattern,
     Listen,
     ListenText,
     Name,
@@ -26,6 +27,7 @@ from common.constraints import Whole
 from common.quantities import Pause, Seconds
 from common.settings import Settings, setting
 from supervisor.config.fleet import FleetSettings
+from supervisor.config.hub import IdentitySettings
 from tunnels.settings import Network, Secret, Tunnel
 
 
@@ -130,6 +132,14 @@ class Audit(Settings):
     )
     max_size: Size = setting(default=100 * 10**6, description="size at which the file is rotated")
     keep: Annotated[int, Whole(0, 1000)] = setting(default=5, description="how many rotated files are kept")
+    people: bool = setting(
+        default=False,
+        description="name the person behind each flow, as far as the hub knows; see docs/hub.md",
+    )
+    keep_for: Seconds | None = setting(
+        default=None,
+        description="no line is kept for longer, and each at least half as long; absent means by size alone",
+    )
 
 
 class Globals(Settings):
@@ -147,6 +157,10 @@ class Globals(Settings):
     )
     audit: Audit | None = setting(default=None, description="absent means no audit file")
     fleet: FleetSettings | None = setting(default=None, description="absent means a single facilitator")
+    include: IncludePattern | None = setting(
+        default=None, description="files with more tunnels, such as conf.d/*.yaml; beside this file"
+    )
+    hub: IdentitySettings | None = setting(default=None, description="absent means that people are not known")
 
 
 class Config(Globals):

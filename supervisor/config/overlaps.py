@@ -24,11 +24,12 @@ class DestinationClaim:
     priority: int
     where: KeyPath
     position: Position
+    line: str  # for messages: `line 12`
 
     @property
     def place(self) -> str:
         """Its location, for messages."""
-        return f"{dotted(self.where)} in line {self.position.line}"
+        return f"{dotted(self.where)} in {self.line}"
 
 
 def collisions(claims: Sequence[DestinationClaim]) -> Iterator[tuple[DestinationClaim, str]]:

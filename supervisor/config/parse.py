@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from common.configuration.problems import Report
+from common.configuration.sources import split
 from common.configuration.yaml_document import Group, load
 from common.settings import Settings, setting, settings_of
 from supervisor.config.fleet_rules import check_fleet
+from supervisor.config.inclusion import add_included
 from supervisor.config.messages import report_invalid
 from supervisor.config.model import Config, Globals
 from supervisor.config.rules import Checked, check
@@ -31,10 +33,12 @@ def parse(text: str, name: str, kinds: Kinds) -> Config:
     Relative names of plain files become paths beside `name`; secrets keep their names (see `candidates`).
     """
     report = Report(name)
-    root = load(text, report)
+    main, included = split(text)
+    root = load(main, report)
     if root is None:
         report.finish()
         raise AssertionError("a file that cannot be read is reported")
+    add_included(root, main, included, Path(name).parent, report)
     sections = dict(_sections(root, kinds, report))
     merged, entries = read_tunnels(root, kinds, report)
     globals_ = validated(Globals, sections)

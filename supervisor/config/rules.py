@@ -128,7 +128,12 @@ def _check_destinations(checked: Checked) -> None:
             continue
         claims.append(
             DestinationClaim(
-                destination.staff_side, entry.name, _priority(entry), place.where, place.position
+                destination.staff_side,
+                entry.name,
+                _priority(entry),
+                place.where,
+                place.position,
+                checked.report.line(place.position),
             )
         )
     for claim, text in collisions(claims):
@@ -198,7 +203,11 @@ def _check_totp(checked: Checked, tunnel: Tunnel) -> None:
 
 def _check_segments(checked: Checked, tunnel: Tunnel) -> None:
     for index, allowance in enumerate(tunnel.allow or ()):
-        if allowance.segment not in checked.staff.segments:
+        if allowance.by_person and checked.file.entries.get("hub") is None:
+            place = find(checked.root, ("tunnels", tunnel.name, "allow", index))
+            text = "who is behind an address must be known for that; add hub"
+            checked.report.error(place.position, place.where, text)
+        if allowance.segment and allowance.segment not in checked.staff.segments:
             place = find(checked.root, ("tunnels", tunnel.name, "allow", index, "segment"))
             hint = did_you_mean(allowance.segment, checked.staff.segments)
             checked.report.error(

@@ -80,7 +80,7 @@ def _allow_short_forms(defs: Json) -> None:
         short = {
             name: value
             for name, value in long["properties"][key].items()
-            if name not in ("title", "description")
+            if name not in ("title", "description", "default")
         }
         defs[model.__name__] = {"description": long.pop("description", ""), "anyOf": [short, long]}
 

@@ -19,7 +19,7 @@ import select
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from supervisor.core.fleet.cloud_routes import CloudMemory, CloudRoute, RouteTarget, RouteWrite, decide
@@ -27,6 +27,8 @@ from supervisor.core.fleet.cloud_routes import CloudMemory, CloudRoute, RouteTar
 LOOK_SECONDS = 5.0  # between two readings while everything is as it should be
 AGAIN_SECONDS = 0.5  # between two readings while something is not
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0  # after an error of the API, doubled each time
+# Parts of the codes of errors that the next call would meet as well.
+_OF_ALL = ("RequestLimit", "Throttl", "Auth", "Expired", "Unavailable", "InternalError", "OptInRequired")
 _METADATA = "169.254.169.254"
 _API_SECONDS = 5.0
 
@@ -44,6 +46,11 @@ class AwsSettings:
 class AwsProblem(Exception):
     """The routes could not be looked at, or not be written; why, in one sentence."""
 
+    def __init__(self, text: str, *, of_one: bool = False) -> None:
+        """`of_one`: only this call was refused, others may be accepted."""
+        super().__init__(text)
+        self.of_one = of_one
+
 
 class RouteKeeper:
     """The routes at one EC2 API."""
@@ -55,14 +62,30 @@ class RouteKeeper:
         self.written = 0
 
     def turn(self, networks: Sequence[str]) -> list[str]:
-        """Read, and write what is wrong. Returns what does not show yet. Any error of the API is raised."""
+        """Read, and write what is wrong. Returns what does not show yet. AwsProblem: why some could not be
+        written; one that is refused does not hold up the others.
+        """
         wanted = [CloudRoute(table, network) for table in self._tables for network in networks]
-        writes, memory = decide(wanted, self._interface, self._seen(), self._memory, time.monotonic())
-        self._memory = CloudMemory(memory.right, self._memory.written, memory.doubted)
+        with explained():
+            seen = self._seen()
+        writes, memory = decide(wanted, self._interface, seen, self._memory, time.monotonic())
+        written = {route: at for route, at in memory.written.items() if route not in writes}
+        self._memory = replace(memory, written=written)
+        refused: list[str] = []
         for route, how in writes.items():
-            self._write(route, how)
+            try:
+                with explained():
+                    self._write(route, how)
+            except AwsProblem as problem:
+                if not problem.of_one:
+                    raise
+                refused.append(str(problem))
+                continue
             self.written += 1
-        self._memory = memory
+            written[route] = memory.written[route]
+        if refused:
+            more = f"; so are {len(refused) - 1} more" if len(refused) > 1 else ""
+            raise AwsProblem(refused[0] + more)
         return sorted(f"{route.table} {route.network}" for route in (*memory.written, *memory.doubted))
 
     def _seen(self) -> Mapping[CloudRoute, RouteTarget]:
@@ -139,8 +162,8 @@ def _keeper(settings: AwsSettings) -> RouteKeeper:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Whatever the API, its client or the network does becomes an AwsProblem."""
+def explained() -> Iterator[None]:
+    """A context in which whatever the API, its client or the network does becomes an AwsProblem."""
     try:
         import botocore.exceptions as aws
     except ImportError:
@@ -148,8 +171,15 @@ def _explained() -> Iterator[None]:
         raise AwsProblem(text) from None
     try:
         yield
-    except (aws.BotoCoreError, aws.ClientError, OSError, LookupError, TypeError, ValueError) as error:
-        raise AwsProblem(" ".join(str(error).split())[:300] or type(error).__name__) from error
+    except aws.ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        raise AwsProblem(_sentence(error), of_one=not any(word in code for word in _OF_ALL)) from error
+    except (aws.BotoCoreError, OSError, LookupError, TypeError, ValueError) as error:
+        raise AwsProblem(_sentence(error)) from error
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _settings(line: str) -> AwsSettings:
@@ -174,9 +204,9 @@ def main() -> int:
         wrong, problem, written = networks, None, 0
         try:
             if networks:
-                with _explained():
+                with explained():
                     keeper = keeper or _keeper(settings)
-                    wrong = keeper.turn(networks)
+                wrong = keeper.turn(networks)
                 written = keeper.written
             wait, pause = AGAIN_SECONDS if wrong else LOOK_SECONDS, FIRST_PAUSE_SECONDS
         except AwsProblem as error:  # again, later

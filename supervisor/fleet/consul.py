@@ -16,15 +16,16 @@ from typing import Any
 from urllib.parse import quote
 
 from supervisor.core.fleet.lease import call_budget, margin
-from supervisor.fleet.http_connections import STREAM_SECONDS, HttpAnswer, HttpConnections, HttpRequest
 from supervisor.fleet.lock_service import (
     LeaseGrant,
     LockAnswer,
     LockServiceAway,
     LockServiceDenied,
     StoredValue,
+    beside_the_loop,
     understood,
 )
+from supervisor.http_connections import STREAM_SECONDS, HttpAnswer, HttpConnections, HttpRequest
 
 _OK, _FORBIDDEN, _NOT_FOUND, _CONFLICT = 200, 403, 404, 409
 _CONSISTENT = "consistent"  # the leader asks a majority first, so that no old answer is possible
@@ -68,14 +69,15 @@ class ConsulLock:
 
     async def acquire(self, key: str, value: str, lease: str) -> LockAnswer:
         """See `LockService`."""
+        end = self._http.end()
         lock = {"Verb": "lock", "Key": key, "Value": _b64(value), "Session": lease}
-        answer = await self._transaction(lock, {"Verb": "get", "Key": key})
+        answer = await self._transaction(end, lock, {"Verb": "get", "Key": key})
         if answer.status == _OK:
             with understood(self.name):
                 return LockAnswer(True, _entry(_document(answer)["Results"][-1]["KV"]))
         if "invalid session" in answer.text.lower():
             return LockAnswer(False, None)
-        entry = await self.get(key)
+        entry = await self._got(key, end)
         if entry is not None and entry.lease is None:
             entry = None
         return LockAnswer(entry is not None and entry.lease == lease, entry, delayed=entry is None)
@@ -83,31 +85,36 @@ class ConsulLock:
     async def release(self, key: str, lease: str) -> None:
         """See `LockService`."""
         held = {"Verb": "check-session", "Key": key, "Session": lease}
-        await self._transaction(held, {"Verb": "delete", "Key": key})
+        await self._transaction(self._http.end(), held, {"Verb": "delete", "Key": key})
 
     async def get(self, key: str) -> StoredValue | None:
         """See `LockService`."""
-        answer = await self._ask("GET", f"{_path(key)}?{_CONSISTENT}", also=(_NOT_FOUND,))
+        return await self._got(key, self._http.end())
+
+    async def _got(self, key: str, end: float) -> StoredValue | None:
+        answer = await self._ask("GET", f"{_path(key)}?{_CONSISTENT}", also=(_NOT_FOUND,), end=end)
         with understood(self.name):
             return None if answer.status == _NOT_FOUND else _entry(_document(answer)[0])
 
     async def list(self, prefix: str) -> Sequence[StoredValue]:
         """See `LockService`."""
         answer = await self._ask("GET", f"{_path(prefix)}?recurse&{_CONSISTENT}", also=(_NOT_FOUND,))
+        if answer.status == _NOT_FOUND:
+            return []
         with understood(self.name):
-            found = [] if answer.status == _NOT_FOUND else _document(answer)
-            return sorted(map(_entry, found), key=lambda entry: entry.key)
+            return await beside_the_loop(answer.body, lambda: _entries(answer))
 
     async def put(self, key: str, value: str, lease: str | None = None) -> None:
         """See `LockService`."""
         if lease is None:
             await self._ask("PUT", _path(key), value)
             return
+        end = self._http.end()
         lock = {"Verb": "lock", "Key": key, "Value": _b64(value), "Session": lease}
-        if (await self._transaction(lock)).status == _OK:
+        if (await self._transaction(end, lock)).status == _OK:
             return
         # another session's, such as that of this member before it was restarted, or its lock delay
-        answer = await self._transaction({"Verb": "delete", "Key": key}, lock)
+        answer = await self._transaction(end, {"Verb": "delete", "Key": key}, lock)
         if answer.status != _OK:
             raise LockServiceAway(f"Consul: {key} cannot be written with this session: {answer.text}")
 
@@ -133,12 +140,15 @@ class ConsulLock:
         """See `LockService`."""
         await self._http.close()
 
-    async def _transaction(self, *operations: Mapping[str, Any]) -> HttpAnswer:
-        return await self._ask("PUT", "/v1/txn", [{"KV": each} for each in operations], also=(_CONFLICT,))
+    async def _transaction(self, end: float, *operations: Mapping[str, Any]) -> HttpAnswer:
+        steps = [{"KV": each} for each in operations]
+        return await self._ask("PUT", "/v1/txn", steps, also=(_CONFLICT,), end=end)
 
-    async def _ask(self, method: str, path: str, body: Any = None, also: Sequence[int] = ()) -> HttpAnswer:
+    async def _ask(
+        self, method: str, path: str, body: Any = None, also: Sequence[int] = (), end: float | None = None
+    ) -> HttpAnswer:
         """An answer of status 200 or one of these."""
-        return _checked(await self._http.ask(self._request(method, path, body)), also)
+        return _checked(await self._http.ask(self._request(method, path, body), end), also)
 
     def _request(self, method: str, path: str, body: Any = None) -> HttpRequest:
         try:
@@ -161,6 +171,10 @@ def _entry(found: Mapping[str, Any]) -> StoredValue:
     """ModifyIndex grows over all keys, and LockIndex starts over with each deletion of its key."""
     value = b64decode(found.get("Value") or "").decode("utf-8", "replace")
     return StoredValue(found["Key"], value, int(found["ModifyIndex"]), found.get("Session") or None)
+
+
+def _entries(answer: HttpAnswer) -> list[StoredValue]:
+    return sorted(map(_entry, _document(answer)), key=lambda entry: entry.key)
 
 
 def _document(answer: HttpAnswer) -> Any:

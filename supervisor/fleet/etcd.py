@@ -9,15 +9,16 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from supervisor.core.fleet.lease import call_budget
-from supervisor.fleet.http_connections import HttpAnswer, HttpConnections, HttpRequest
 from supervisor.fleet.lock_service import (
     LeaseGrant,
     LockAnswer,
     LockServiceAway,
     LockServiceDenied,
     StoredValue,
+    beside_the_loop,
     understood,
 )
+from supervisor.http_connections import HttpAnswer, HttpConnections, HttpRequest
 
 # Codes of gRPC in answers of status 400 and above (https://grpc.io/docs/guides/status-codes/).
 _NOT_FOUND, _DENIED, _UNAUTHENTICATED = 5, 7, 16
@@ -89,9 +90,9 @@ class EtcdLock:
 
     async def list(self, prefix: str) -> Sequence[StoredValue]:
         """See `LockService`."""
-        answer = await self._ask("/kv/range", _below(prefix))
+        answer = await self._answer("/kv/range", _below(prefix))
         with understood(self.name):
-            return [_entry(each) for each in answer.get("kvs", [])]
+            return await beside_the_loop(answer.body, lambda: _entries(answer))
 
     async def put(self, key: str, value: str, lease: str | None = None) -> None:
         """See `LockService`."""
@@ -103,7 +104,7 @@ class EtcdLock:
 
     async def watch(self, prefix: str) -> AsyncIterator[None]:
         """See `LockService`."""
-        await self._authenticated()
+        await self._authenticated(self._http.end())
         async for line in self._http.lines(self._request("/watch", {"create_request": _below(prefix)})):
             if line.strip():
                 said = _parsed(line)
@@ -121,17 +122,23 @@ class EtcdLock:
         self, path: str, document: Mapping[str, Any], *, absent: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """The answer; `absent` where etcd says that there is no such thing."""
-        await self._authenticated()
-        answer = await self._http.ask(self._request(path, document))
-        if self._token and _code(answer) == _UNAUTHENTICATED:  # tokens end, and so do those of a lost leader
-            self._token = ""
-            await self._authenticated()
-            answer = await self._http.ask(self._request(path, document))
+        answer = await self._answer(path, document)
         if absent is not None and _code(answer) == _NOT_FOUND:
             return absent
         return _checked(answer)
 
-    async def _authenticated(self) -> None:
+    async def _answer(self, path: str, document: Mapping[str, Any]) -> HttpAnswer:
+        """The answer as it came, within one budget, with a new token if the present one is over."""
+        end = self._http.end()
+        await self._authenticated(end)
+        answer = await self._http.ask(self._request(path, document), end)
+        if self._token and _code(answer) == _UNAUTHENTICATED:  # tokens end, and so do those of a lost leader
+            self._token = ""
+            await self._authenticated(end)
+            answer = await self._http.ask(self._request(path, document), end)
+        return answer
+
+    async def _authenticated(self, end: float) -> None:
         if self._user is None or self._token:
             return
         try:
@@ -139,7 +146,7 @@ class EtcdLock:
         except (OSError, ValueError) as error:
             raise LockServiceDenied(f"etcd: the password cannot be read: {error}") from error
         asked = self._request("/auth/authenticate", {"name": name, "password": password})
-        self._token = str(_checked(await self._http.ask(asked)).get("token", ""))
+        self._token = str(_checked(await self._http.ask(asked, end)).get("token", ""))
 
     def _request(self, path: str, document: Mapping[str, Any]) -> HttpRequest:
         headers = {"Authorization": self._token} if self._token else {}
@@ -172,6 +179,10 @@ def _entry(found: Mapping[str, Any]) -> StoredValue:
     return StoredValue(
         key.removeprefix("/"), value, int(found["mod_revision"]), None if lease == "0" else lease
     )
+
+
+def _entries(answer: HttpAnswer) -> list[StoredValue]:
+    return [_entry(each) for each in _checked(answer).get("kvs", [])]
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

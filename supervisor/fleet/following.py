@@ -15,6 +15,23 @@ from supervisor.fleet.lock_service import LockService, LockServiceAway
 from supervisor.fleet.places import below
 
 WATCH_AGAIN_SECONDS = 0.5  # after a watch has ended; twice as long after each that gave no hint
+LONGEST_PAUSE_SECONDS = 2.0
+
+
+async def watched(
+    service: LockService, prefix: str, hint: Callable[[], None], longest: float = LONGEST_PAUSE_SECONDS
+) -> None:
+    """Call `hint` once a watch of this prefix stands, and after each change below it, for ever. `longest`:
+    seconds between two attempts to watch.
+    """
+    pause = WATCH_AGAIN_SECONDS
+    while True:
+        with contextlib.suppress(LockServiceAway):
+            async for _ in service.watch(prefix):
+                hint()
+                pause = WATCH_AGAIN_SECONDS
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, longest)
 
 
 class Following:
@@ -26,10 +43,10 @@ class Following:
         prefix: str,
         every: float,
         changed: Callable[[Mapping[str, str]], None],
-        away: Callable[[str], None] = lambda text: None,
+        away: Callable[[LockServiceAway], None] = lambda error: None,
     ) -> None:
         """`every`: seconds between two readings at most. `changed` is given the values that were read, by the
-        rest of their keys; `away` the sentence why they could not be.
+        rest of their keys; `away` why they could not be.
         """
         self._service, self._prefix, self._every = service, prefix, every
         self._changed, self._away = changed, away
@@ -37,7 +54,8 @@ class Following:
 
     async def run(self) -> None:
         """Read again and again."""
-        watching = asyncio.create_task(self._watch())
+        longest = max(self._every, WATCH_AGAIN_SECONDS)
+        watching = asyncio.create_task(watched(self._service, self._prefix, self._hint.set, longest))
         try:
             while True:
                 self._hint.clear()
@@ -53,16 +71,6 @@ class Following:
         try:
             found = await self._service.list(self._prefix)
         except LockServiceAway as error:
-            self._away(str(error))
+            self._away(error)
         else:
             self._changed(below(self._prefix, found))
-
-    async def _watch(self) -> None:
-        pause = WATCH_AGAIN_SECONDS
-        while True:
-            with contextlib.suppress(LockServiceAway):
-                async for _ in self._service.watch(self._prefix):
-                    self._hint.set()
-                    pause = WATCH_AGAIN_SECONDS
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, max(self._every, WATCH_AGAIN_SECONDS))

@@ -12,33 +12,22 @@ import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, LockChanged, Noticed
-from supervisor.core.fleet.lease import NEVER, Lease, LeasePhase, Wished, interval, log_off, permitted_until
+from supervisor.core.fleet.lease import OURS, Lease, LeasePhase, Wished, interval
 from supervisor.core.fleet.member_lease import LockCall, LockReply, LockRequest, MemberLease
 from supervisor.core.fleet.wishes import LockWish, lock_key
 from supervisor.core.humanize import iso
 from supervisor.core.lock_view import LockView
+from supervisor.fleet.following import watched
+from supervisor.fleet.held_locks import HeldLocks, recalled
 from supervisor.fleet.lock_service import LockService, LockServiceAway, LockServiceDenied
 
 JUMP_SECONDS = 1.0  # by which two clocks of this host may drift apart between two looks
+LOCK_AWAY, LOCK_DENIED = "fleet-lock", "fleet-lock-access"  # conditions: no answer; an answer that refuses us
 CLOCK_CONDITION_SECONDS = 600.0  # for which a jump is shown
-WATCH_PAUSE_SECONDS = 1.0  # before a watch that has ended is begun anew
-_OURS = frozenset({LeasePhase.HELD, LeasePhase.UNKNOWN})
-
-
-@dataclass(frozen=True, slots=True)
-class HeldLocks:
-    """What the next daemon goes on from. It means nothing after a boot of the host."""
-
-    boot: str
-    engine: str  # whose lease it is: another engine, fleet or TTL is configured since, or not
-    lease: str
-    until: float  # monotonic seconds
-    tokens: Mapping[str, int] = field(default_factory=dict)  # by account
-    tunnels: Mapping[str, str] = field(default_factory=dict)  # by account: which one holds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +99,7 @@ class LockKeeper:
     @property
     def held(self) -> Mapping[str, bool]:
         """By account: whether its lock is ours."""
-        return {name: each.phase in _OURS for name, each in self._member.accounts.items()}
+        return {name: each.phase in OURS for name, each in self._member.accounts.items()}
 
     @property
     def answers(self) -> bool:
@@ -124,27 +113,18 @@ class LockKeeper:
 
     async def recall(self, held: HeldLocks | None) -> Mapping[str, float]:
         """Go on from what an earlier daemon has held; before `run`. Until when its clients may send, by
-        tunnel. The lease is renewed at once: it may have time left when our own permission has none.
+        tunnel. The lease is renewed at once: it may have time left when our own permission has none. A lock
+        that is another one's by now, or nobody's, is not ours any more.
         """
         if held is None or (held.boot, held.engine) != (self._sources.boot, self._engine):
             return {}
-        sent = self._clocks.monotonic()
-        until = held.until
-        with contextlib.suppress(LockServiceAway):
-            until = (
-                permitted_until(sent, self._service.ttl) if await self._service.renew(held.lease) else NEVER
-            )
-        now = self._clocks.monotonic()
-        if until <= now:
+        now = self._clocks.monotonic
+        until, accounts = await recalled(self._service, held, self._sources.fleet, now)
+        if until <= now():
             return {}
-        ends = log_off(self._service.ttl)
-        accounts = {
-            account: Lease(LeasePhase.HELD, ends, True, True, until, token)
-            for account, token in held.tokens.items()
-        }
-        self._member = replace(self._member, lease=held.lease, until=until, renew_at=now, accounts=accounts)
-        self._granted = dict(held.tunnels)
-        self._permitted = {tunnel: until for tunnel in held.tunnels.values()}
+        member = replace(self._member, lease=held.lease, until=until, renew_at=now(), accounts=accounts)
+        self._member, self._granted = member, dict(held.tunnels)
+        self._permitted = self._permits()
         return self._permitted
 
     # --- the task
@@ -282,19 +262,16 @@ class LockKeeper:
         """While we wait for a lock, its changes are told at once."""
         asks = any(each.asks for each in self._member.accounts.values())
         if asks and self._watch is None:
-            self._watch = asyncio.create_task(self._watched())
+            prefix = lock_key(self._sources.fleet, "")
+            self._watch = asyncio.create_task(watched(self._service, prefix, self._changed))
         elif not asks and self._watch is not None:
             self._watch.cancel()
             self._watch = None
 
-    async def _watched(self) -> None:
-        prefix = lock_key(self._sources.fleet, "")
-        while True:
-            with contextlib.suppress(LockServiceAway):
-                async for _ in self._service.watch(prefix):
-                    self._member = self._member.hinted(self._clocks.monotonic())
-                    self._wake.set()
-            await asyncio.sleep(WATCH_PAUSE_SECONDS)
+    def _changed(self) -> None:
+        """A lock has, of some member."""
+        self._member = self._member.hinted(self._clocks.monotonic())
+        self._wake.set()
 
     # --- without the lock service
     def _ask_the_others(self) -> None:
@@ -352,7 +329,7 @@ class LockKeeper:
     def _view(self, name: str, wish: LockWish, now: float) -> LockView:
         lease = self._member.accounts.get(wish.account, Lease())
         first = self._granted.get(wish.account)
-        if first != name and lease.phase in _OURS:
+        if first != name and lease.phase in OURS:
             return LockView(wish.account, self.answers, holder=f"this host for tunnel {first}")
         held = first == name and not lease.must_end(now)
         text = "" if held else lease.why or self._member.silent
@@ -366,10 +343,10 @@ class LockKeeper:
         denied = next((text for (_, account), text in self._denied.items() if account in accounts), "")
         if denied:
             text = f"the lock engine refuses this member, so that exclusive tunnels cannot start: {denied}"
-            found["fleet-lock-access"] = Condition(text, "critical", "facilitator doctor", after=5.0)
+            found[LOCK_DENIED] = Condition(text, "critical", "facilitator doctor", after=5.0)
         elif self._member.silent and exclusive:
             text = f"the lock engine {service} does not answer: {self._member.silent}"
-            found["fleet-lock"] = Condition(text, "error", "facilitator status", after=self._service.ttl)
+            found[LOCK_AWAY] = Condition(text, "error", "facilitator status", after=self._service.ttl)
         if self._jumped_at is not None and now < self._jumped_at + CLOCK_CONDITION_SECONDS:
             text = (
                 "a clock of this host jumped, so that exclusive tunnels had to log in again; keep it in step "
@@ -381,16 +358,18 @@ class LockKeeper:
     def _keep(self) -> None:
         """Write down what the next daemon needs, when it has changed."""
         member = self._member
-        ours = {name: each for name, each in member.accounts.items() if each.phase in _OURS}
-        held = None
-        if member.lease is not None and ours:
+        ours = {name: each for name, each in member.accounts.items() if each.phase in OURS}
+        ending = (name for name, each in member.accounts.items() if each.phase is LeasePhase.ENDING)
+        leaving, held = tuple(sorted(ending)), None
+        if member.lease is not None and (ours or leaving):
             held = HeldLocks(
                 self._sources.boot,
                 self._engine,
                 member.lease,
                 member.until,
                 {name: each.token or 0 for name, each in ours.items()},
-                {name: self._granted[name] for name in ours},
+                {name: self._granted[name] for name in (*ours, *leaving) if name in self._granted},
+                leaving,
             )
         if held != self._kept:
             self._kept = held

@@ -10,18 +10,21 @@ tried. A call that failed may have been carried out all the same: only its answe
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from supervisor.http_connections import EndpointAway, EndpointDenied
 
-class LockServiceAway(Exception):
-    """No endpoint has answered in time, or none that has a majority; the text says what each one did."""
+ValueT = TypeVar("ValueT")
+LARGE_BYTES = 1 << 17  # of an answer that is read in a thread: decoding it takes milliseconds
 
-
-class LockServiceDenied(LockServiceAway):
-    """The service answers, and refuses us: certificate, password, token or access rules are wrong."""
+# No endpoint has answered in time, or none that has a majority.
+LockServiceAway = EndpointAway
+# The service answers, and refuses us: certificate, password, token or access rules are wrong.
+LockServiceDenied = EndpointDenied
 
 
 @contextlib.contextmanager
@@ -31,6 +34,11 @@ def understood(engine: str) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise LockServiceAway(f"{engine}: its answer is not understood: {error!r:.100}") from error
+
+
+async def beside_the_loop(body: bytes, read: Callable[[], ValueT]) -> ValueT:
+    """What `read` makes of this answer: in a thread if it is large, so that renewals go on meanwhile."""
+    return read() if len(body) < LARGE_BYTES else await asyncio.to_thread(read)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,22 @@ from dataclasses import dataclass
 
 from supervisor.core.fleet.member_status import MemberStatus, read_status_document
 from supervisor.core.fleet.view import FleetSight
-from supervisor.fleet.http_connections import HttpConnections, HttpRequest
-from supervisor.fleet.lock_service import LockServiceAway
+from supervisor.fleet.lock_service import LockServiceAway, beside_the_loop
+from supervisor.http_connections import HttpConnections, HttpRequest
 
 ANSWER_SECONDS = 2.0  # of one member
-_PATH = "/api/v1/status"
+
+
+async def asked_status(url: str, tls: Callable[[], ssl.SSLContext | None], seconds: float) -> bytes:
+    """The document of a member's HTTP server. LockServiceAway: there is none within so many seconds."""
+    http = HttpConnections([url.rstrip("/")], tls, seconds)
+    try:
+        answer = await http.ask(HttpRequest("GET", "/api/v1/status"))
+    finally:
+        await http.close()
+    if answer.status != 200:
+        raise LockServiceAway(f"{url} answers with status {answer.status}: {answer.text}")
+    return answer.body
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +50,8 @@ class MemberApis:
         """Its status, or the sentence why there is none."""
         if url is None:
             return "fleet.members names no api of it, so it cannot be asked"
-        http = HttpConnections([url.rstrip("/")], self.tls, ANSWER_SECONDS)
         try:
-            answer = await http.ask(HttpRequest("GET", _PATH))
-            if answer.status != 200:
-                return f"{url} answers with status {answer.status}: {answer.text}"
-            return read_status_document(answer.body.decode("utf-8", "replace"))
+            body = await asked_status(url, self.tls, ANSWER_SECONDS)
+            return await beside_the_loop(body, lambda: read_status_document(body.decode("utf-8", "replace")))
         except (LockServiceAway, ValueError) as error:
             return str(error)
-        finally:
-            await http.close()

@@ -43,7 +43,7 @@ class FleetOrdering:
 
     async def give(self, order: FleetOrder, wait: float) -> FleetOrderDocument:
         """Give an order; one that holds already stays as it is. Then wait up to `wait` seconds until every
-        member that is up has carried it out. LockServiceAway.
+        member has carried it out, also one that is not up at this moment. LockServiceAway.
         """
         key = self.places.orders + order.id
         held = await self.service.get(key)
@@ -51,7 +51,7 @@ class FleetOrdering:
             order = order if held is None else read_order(order.id, held.value)
         began = time.monotonic()
         await self.service.put(key, order.content)
-        sight = await self._answered(order, wait, lambda sight: _all_done(order, sight))
+        sight = await self._answered(order, wait, lambda sight: self._all_done(order, sight))
         return self._document(order, sight, began, lifted=False)
 
     async def lift(self, order: FleetOrder, wait: float) -> FleetOrderDocument:
@@ -105,9 +105,9 @@ class FleetOrdering:
             await asyncio.gather(following, return_exceptions=True)
         return sight
 
-
-def _all_done(order: FleetOrder, sight: FleetSight) -> bool:
-    said = sight.acknowledgements.get(order.id, {})
-    return all(
-        name in said and said[name].given == order.given and said[name].done for name in sight.statuses
-    )
+    def _all_done(self, order: FleetOrder, sight: FleetSight) -> bool:
+        said = sight.acknowledgements.get(order.id, {})
+        return all(
+            name in said and said[name].given == order.given and said[name].done
+            for name in expected(sight, self.configured)
+        )

@@ -17,7 +17,7 @@ RETRY_SECONDS = 0.5  # after a failed call; twice as long after each further one
 class Publishing:
     """Keys and their values, level-triggered: `set` says what should stand there. `run` goes on for ever."""
 
-    def __init__(self, service: LockService, away: Callable[[str | None], None]) -> None:
+    def __init__(self, service: LockService, away: Callable[[LockServiceAway | None], None]) -> None:
         """`away` is told why nothing can be published, and None when it can be again."""
         self._service, self._away = service, away
         self._wanted: Mapping[str, str] = {}
@@ -40,7 +40,7 @@ class Publishing:
             try:
                 await self._round()
             except LockServiceAway as error:
-                self._away(str(error))
+                self._away(error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, self._service.ttl / RENEWALS)
                 continue

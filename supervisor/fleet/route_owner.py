@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+from supervisor.fleet.following import watched
 from supervisor.fleet.lock_service import LockService, LockServiceAway
 
 RESTART_SECONDS = 1.0  # after the program has ended
@@ -68,7 +69,7 @@ class RouteOwner:
 
     async def follow(self) -> None:
         """Hold the locks of what works here, and of nothing else."""
-        watching = asyncio.create_task(self._watch())
+        watching = asyncio.create_task(watched(self._service, self._prefix, self._freed))
         try:
             while True:
                 self._hint.clear()
@@ -112,13 +113,10 @@ class RouteOwner:
             if (await self._service.acquire(self._key(network), self._member, self._lease)).held:
                 self._hold(self.held | {network})
 
-    async def _watch(self) -> None:
-        while True:
-            with contextlib.suppress(LockServiceAway):
-                async for _ in self._service.watch(self._prefix):
-                    if self._wanted - self.held:
-                        self._hint.set()
-            await asyncio.sleep(0.5)
+    def _freed(self) -> None:
+        """Perhaps: some lock has changed."""
+        if self._wanted - self.held:
+            self._hint.set()
 
     def _hold(self, networks: frozenset[str]) -> None:
         self.held = networks

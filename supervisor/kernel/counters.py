@@ -61,7 +61,9 @@ class LinkBytes:
 
 def link_bytes_now(device: str) -> tuple[int, int] | None:
     """`(received, sent)` of an interface, read now; None: there is none."""
-    return _link_bytes().get(device)
+    start = f"{device}:"
+    found = (line for line in _DEVICES.read_text().splitlines() if line.lstrip().startswith(start))
+    return next((_columns(line.partition(":")[2]) for line in found), None)
 
 
 class LaneCounts:
@@ -118,8 +120,13 @@ def _refusal_counts() -> Iterator[tuple[tuple[Part, ...], int]]:
 
 def _link_bytes() -> Mapping[str, tuple[int, int]]:
     rows = (line.partition(":") for line in _DEVICES.read_text().splitlines()[2:])
-    columns = {name.strip(): numbers.split() for name, _, numbers in rows}
-    return {name: (int(numbers[0]), int(numbers[8])) for name, numbers in columns.items()}
+    return {name.strip(): _columns(numbers) for name, _, numbers in rows}
+
+
+def _columns(numbers: str) -> tuple[int, int]:
+    """Bytes received and sent, of a row of net/dev."""
+    columns = numbers.split()
+    return int(columns[0]), int(columns[8])
 
 
 def _lane_counts(data: Mapping[str, list[bytes]]) -> Mapping[int, Carried]:

@@ -40,6 +40,7 @@ from supervisor.kernel.interfaces import Interfaces, Presence
 from supervisor.kernel.members import MemberLinks
 from supervisor.kernel.nft.messages import OWNER, PERSIST
 from supervisor.kernel.notifications import EVERYTHING, Callback, KernelPart, Notifications, ignore
+from supervisor.kernel.people import PeopleAccess
 from supervisor.kernel.state import KernelState
 from supervisor.kernel.sysctl import FirstValues, Note, Sysctls, put_back
 
@@ -74,6 +75,7 @@ class KernelNetwork:
         self._plan = NetworkPlan()
         self._switch = TunnelSwitch(self._wake, note)
         self._denials = DeniedSources(note)
+        self.people = PeopleAccess(self._kernel.nftables, note)
         self._target = NetworkPlan()  # the plan, with lanes still open that are being given up
         self._hinted: frozenset[KernelPart] = frozenset()
         self._devices_fresh: frozenset[str] | None = None  # those of which nothing changed since we looked
@@ -88,6 +90,7 @@ class KernelNetwork:
         self._planned = asyncio.Event()  # there is a plan that no round has begun with
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._admitting: asyncio.Task[None] | None = None
 
     @property
     def route_counts(self) -> Mapping[str, RouteCounts]:
@@ -118,6 +121,7 @@ class KernelNetwork:
         if plan != self._plan:
             self._plan = plan
             self._lanes_with_route &= {lane.number for lane in plan.lanes if lane.up}
+            self.people.follow(plan)
             self._planned.set()
             self._wake()
 
@@ -165,7 +169,9 @@ class KernelNetwork:
         self._sysctls.tell_of_flows()
         self._open_host()
         self._report_failures(failures)
+        self.people.follow(plan)
         self._task = asyncio.create_task(self._hold(), name="kernel")
+        self._admitting = asyncio.create_task(self.people.run(), name="people")
 
     async def read(self) -> Layout:
         """What the kernel really holds. OSError when it does not answer."""
@@ -185,9 +191,10 @@ class KernelNetwork:
         is removed, and the host's settings are put back.
         """
         started, self._task = self._task, None
-        if started is not None:
-            started.cancel()
-            await asyncio.gather(started, return_exceptions=True)
+        for task in (started, self._admitting):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         self._hints.close()
         try:
             if started is not None and not keep:

@@ -18,8 +18,8 @@ from supervisor.app.closing import Closing
 from supervisor.app.directories import make_directory
 from supervisor.app.files import load
 from supervisor.app.owner import Owner
-from supervisor.app.parts import DataPlane, Parts, Reports, Stores, Watchers
-from supervisor.app.wiring import RunInputs, build
+from supervisor.app.parts import DataPlane, Parts, Reports, RunInputs, Stores, Watchers
+from supervisor.app.wiring import build
 from supervisor.reports.log.redact import Secrets
 from tunnels.registry import KINDS
 

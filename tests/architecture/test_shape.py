@@ -79,7 +79,7 @@ def test_the_generated_documents_are_up_to_date(document: Path) -> None:
 # Files that are larger than 350 lines of code, and how large they may be.
 LARGER = {
     "supervisor/control/openapi.py": 410,  # descriptions of the API only
-    "supervisor/core/views/documents.py": 510,  # declarations of types only
+    "supervisor/core/views/documents.py": 540,  # declarations of types only
 }
 
 

@@ -18,10 +18,10 @@ VALIDATOR = (sys.executable, "-m", "tests.bench.daemon", "validate")
 
 def kinds() -> Mapping[str, AnyKind]:
     """All of them."""
-    from tests.bench.trivial import KIND
+    from tests.bench import answering, trivial
     from tunnels.registry import KINDS
 
-    return {**KINDS, "trivial": KIND}
+    return {**KINDS, "trivial": trivial.KIND, "answering": answering.KIND}
 
 
 if __name__ == "__main__":

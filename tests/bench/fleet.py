@@ -30,6 +30,7 @@ from tests.lab.keepalived import floating_address
 from tests.lab.network import DATACENTRE, DATACENTRE_WEB
 from tests.lab.wait import eventually
 
+WORST_PAUSE_SECONDS = 0.020  # of a stream, when a move is planned
 CARRYING = 100  # the metric of a member that carries is smaller
 
 
@@ -42,11 +43,12 @@ class BenchedFleet:
         self.router = running.enter_context(self.lab.routed())
         self.daemons: dict[LabMember, LabDaemon] = {}
         for member in MEMBERS:
-            self.daemons[member] = self.lab.member_daemon(member, self._configuration(member))
+            self.daemons[member] = self.lab.member_daemon(member, self.configuration(member))
             running.enter_context(self.daemons[member])
         self.settle()
 
-    def _configuration(self, member: LabMember) -> Config:
+    def configuration(self, member: LabMember) -> Config:
+        """The OpenVPN tunnel alone, with quick probes, and etcd."""
         config = self.lab.member_configuration(member, self.lab.own_account(member))
         del config["tunnels"]["own-cloud"]
         config["fleet"]["lock"] = {"etcd": {"endpoints": list(ENDPOINTS)}}
@@ -72,6 +74,13 @@ class BenchedFleet:
         return self.daemons[member].metric("facilitator_fleet_announced", destination=str(DATACENTRE))
 
     # --- what happens to a member
+
+    def nothing(self) -> Crossing:
+        """Nothing: what this machine alone does to the numbers."""
+        self.settle()
+        with crossing(self.lab) as seen:
+            time.sleep(2.0)
+        return seen
 
     def drain(self) -> Crossing:
         """The member that carries is drained by an order, and serves again afterwards."""
@@ -166,6 +175,16 @@ def outages(seconds: Sequence[float]) -> str:
     return f"median {statistics.median(seconds):.2f} s, worst {max(seconds):.2f} s"
 
 
+def told(fleet: BenchedFleet, what: str, one: Callable[[], Crossing]) -> Crossing:
+    """What was seen, told at once where it is not perfect, with what the router's BIRD said meanwhile."""
+    said = fleet.router.log.read_text()
+    seen = one()
+    if seen.lost or seen.broken or seen.pause > WORST_PAUSE_SECONDS:
+        load = os.getloadavg()[0]
+        print(f"{what}: {seen}; load {load:.1f}; {fleet.router.log.read_text()[len(said) :].strip()}")
+    return seen
+
+
 def main() -> None:
     """Print one table."""
     words = argparse.ArgumentParser(prog="python -m tests.bench.fleet")
@@ -176,16 +195,19 @@ def main() -> None:
     with contextlib.ExitStack() as running:
         fleet = BenchedFleet(running)
         for what, times, one in (
+            ("nothing", given.drains, fleet.nothing),
             ("drained by an order", given.drains, fleet.drain),
             ("client killed", given.kills, fleet.kill_client),
             ("daemon killed", given.kills, fleet.kill_daemon),
         ):
-            table.add_row(what, str(times), *crossings([one() for _ in range(times)]))
+            if times:
+                table.add_row(what, str(times), *crossings([told(fleet, what, one) for _ in range(times)]))
         for what, times, look in (
             ("tunnel blackholed", given.kills, fleet.blackhole),
             ("VM frozen", given.deaths, fleet.freeze),
         ):
-            table.add_row(what, str(times), "", "", outages([look() for _ in range(times)]))
+            if times:
+                table.add_row(what, str(times), "", "", outages([look() for _ in range(times)]))
     if given.keepalived:
         beside = outages(keepalived(given.keepalived))
         table.add_row("VM frozen, keepalived (advert_int 0.1)", str(given.keepalived), "", "", beside)

@@ -125,7 +125,7 @@ networks = st.builds(
 )
 claims = st.lists(st.tuples(networks, st.sampled_from("abc"), st.integers(1, 2)), max_size=8).map(
     lambda rows: [
-        DestinationClaim(network, tunnel, priority, (tunnel, n), Position(n + 1, 1))
+        DestinationClaim(network, tunnel, priority, (tunnel, n), Position(n + 1, 1), f"line {n + 1}")
         for n, (network, tunnel, priority) in enumerate(rows)
     ]
 )

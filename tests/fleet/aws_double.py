@@ -18,6 +18,7 @@ from moto.server import ThreadedMotoServer
 REGION = "eu-central-1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "double", "AWS_SECRET_ACCESS_KEY": "double"}
 _THROTTLED = (503, "RequestLimitExceeded", "Request limit exceeded.")
+_NO_ROOM = (400, "RouteLimitExceeded", "The maximum number of routes has been reached.")
 _DRY_RUN = (412, "DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
 
 
@@ -31,6 +32,7 @@ class AwsDouble:
         self.throttled = 0  # so many of the next calls
         self.stale = 0  # so many of the next readings of route tables show what stood there before
         self.gone: set[str] = set()  # interfaces that exist no more
+        self.no_room: set[str] = set()  # networks for which the table has no room left
         self._before: bytes | None = None  # the reading before the last write
         self._latest: bytes | None = None
 
@@ -89,6 +91,8 @@ class AwsDouble:
             return _refused(*_THROTTLED)
         if asked.get("DryRun", "false").lower() == "true":
             return _refused(*_DRY_RUN)
+        if asked.get("DestinationCidrBlock") in self.no_room:
+            return _refused(*_NO_ROOM)
         if action == "DescribeRouteTables" and self.stale > 0 and self._before is not None:
             self.stale -= 1
             return 200, self._before

@@ -10,8 +10,8 @@ import pytest
 
 from supervisor.fleet.consul import ConsulLock
 from supervisor.fleet.etcd import EtcdLock
-from supervisor.fleet.http_connections import HttpConnections
 from supervisor.fleet.lock_service import LockService, LockServiceAway
+from supervisor.http_connections import HttpConnections
 
 BODIES = {
     "no JSON": b"<html>",

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from supervisor.fleet.aws_program import AwsProblem, RouteKeeper
 from supervisor.fleet.route_owner import RouteOwner, RouteSettings
 from tests.fleet.aws_double import CREDENTIALS, REGION, AwsDouble
 from tests.fleet.test_sharing import MemoryEngine, running
@@ -144,3 +145,16 @@ async def test_what_the_api_refuses_is_said(vpc: VpcUnderTest) -> None:
             while owner.problem is None:
                 await asyncio.sleep(0.05)
         assert "eni-0123456789" in owner.problem
+
+
+def test_a_route_that_is_refused_does_not_hold_up_the_others(vpc: VpcUnderTest) -> None:
+    keeper = RouteKeeper(vpc.ec2, [vpc.table], vpc.interfaces[0])
+    bad, good = "10.76.0.0/24", NETWORK  # in this order
+    vpc.double.no_room.add(bad)
+    with pytest.raises(AwsProblem, match="RouteLimitExceeded"):
+        keeper.turn([bad, good])
+    assert vpc.leads_to() == vpc.interfaces[0]
+    vpc.double.throttled, calls = 100, vpc.double.calls.total()
+    with pytest.raises(AwsProblem, match="RequestLimitExceeded"):
+        keeper.turn([bad, good])
+    assert vpc.double.calls.total() - calls <= 5, "boto3's own attempts at one call"

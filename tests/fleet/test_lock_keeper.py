@@ -12,7 +12,8 @@ import pytest
 
 from supervisor.core.events import Event, LockChanged
 from supervisor.core.fleet.wishes import LockWish
-from supervisor.fleet.lock_keeper import Clocks, HeldLocks, LockKeeper, LockSources
+from supervisor.fleet.held_locks import HeldLocks
+from supervisor.fleet.lock_keeper import Clocks, LockKeeper, LockSources
 from supervisor.fleet.lock_service import (
     LeaseGrant,
     LockAnswer,
@@ -23,6 +24,7 @@ from supervisor.fleet.lock_service import (
 
 pytestmark = pytest.mark.slow
 TTL = 2.0
+LOCK = "facilitator/emea/locks/svc"
 
 
 class MemoryService:
@@ -35,6 +37,8 @@ class MemoryService:
 
     def __init__(self) -> None:
         self.released: list[str] = []
+        self.locks: dict[str, StoredValue] = {}
+        self.keeps_locks = False  # they cannot be given back
 
     def _answer(self) -> None:
         if self.away:
@@ -56,14 +60,19 @@ class MemoryService:
         self._answer()
         if self.denies:
             raise LockServiceDenied("permission denied")
-        return LockAnswer(True, StoredValue(key, value, 7, lease))
+        entry = self.locks.setdefault(key, StoredValue(key, value, 7, lease))
+        return LockAnswer(entry.lease == lease, entry)
 
     async def release(self, key: str, lease: str) -> None:
         self._answer()
+        if self.keeps_locks:
+            raise LockServiceAway("no answer in time")
+        self.locks.pop(key, None)
         self.released.append(key)
 
     async def get(self, key: str) -> StoredValue | None:
-        return None
+        self._answer()
+        return self.locks.get(key)
 
     async def list(self, prefix: str) -> Sequence[StoredValue]:
         return []
@@ -184,7 +193,7 @@ async def test_an_account_that_a_reload_changes_is_given_back_when_its_client_is
     async with asyncio.timeout(60.0):
         while not kept.service.released:
             await asyncio.sleep(0.05)
-    assert kept.service.released == ["facilitator/emea/locks/svc"]
+    assert kept.service.released == [LOCK]
 
 
 async def test_what_another_engine_or_ttl_has_granted_is_not_gone_on_from(kept: KeptLock) -> None:
@@ -192,7 +201,38 @@ async def test_what_another_engine_or_ttl_has_granted_is_not_gone_on_from(kept: 
     fresh = KeptLock()
     assert await fresh.keeper.recall(replace(held, engine="memory emea 5")) == {}
     assert fresh.service.renewals == 0
+    fresh.service.locks = dict(kept.service.locks)
     assert (await fresh.keeper.recall(held)).keys() == {"acme"}
+
+
+async def test_a_lock_that_is_another_ones_by_now_is_not_gone_on_from(kept: KeptLock) -> None:
+    held = next(each for each in kept.kept if each is not None)
+    fresh = KeptLock()  # whose service knows of no lock: somebody has deleted it
+    assert await fresh.keeper.recall(held) == {}
+    fresh.service.locks = {LOCK: StoredValue(LOCK, "", 8, "another lease")}
+    assert await fresh.keeper.recall(held) == {}
+    assert fresh.service.renewals == 2
+
+
+async def test_a_lock_that_was_not_given_back_is_given_back_by_the_next_daemon(kept: KeptLock) -> None:
+    """Its lease is renewed for other locks, so it would be held for ever."""
+    kept.service.keeps_locks = True
+    kept.keeper.set({"acme": LockWish("svc", wanted=False, running=False, keep=True)})
+    await kept.until(False)
+    async with asyncio.timeout(60.0):
+        while not (kept.kept and kept.kept[-1] is not None and kept.kept[-1].leaving):
+            await asyncio.sleep(0.01)
+    fresh = KeptLock()
+    fresh.service.locks = dict(kept.service.locks)
+    assert await fresh.keeper.recall(kept.kept[-1]) == {}
+    task = asyncio.create_task(fresh.keeper.run())
+    async with asyncio.timeout(60.0):
+        while not fresh.service.released:
+            await asyncio.sleep(0.01)
+    assert fresh.service.released == [LOCK]
+    assert fresh.kept[-1] is None
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_lock_that_is_refused_is_said_although_the_lease_is_renewed() -> None:

@@ -15,8 +15,8 @@ import pytest
 from supervisor.core.fleet.lease import call_budget
 from supervisor.fleet.consul import ConsulLock
 from supervisor.fleet.etcd import EtcdLock
-from supervisor.fleet.http_connections import HttpConnections, HttpRequest
 from supervisor.fleet.lock_service import LockService, LockServiceAway, LockServiceDenied
+from supervisor.http_connections import HttpConnections, HttpRequest
 from tests.lab.lock_engines import ConsulAgent, EngineTls, LoopbackEtcd, free_ports, program
 from tests.lab.pki import Authority
 from tests.lab.wait import eventually

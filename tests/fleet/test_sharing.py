@@ -9,8 +9,12 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+from supervisor.core.fleet.member_status import MemberStatus
+from supervisor.core.fleet.orders import Acknowledgement, FleetOrder, OrderKind
 from supervisor.fleet.following import Following
 from supervisor.fleet.lock_service import LeaseGrant, LockAnswer, LockServiceAway, StoredValue
+from supervisor.fleet.ordering import FleetOrdering
+from supervisor.fleet.places import FleetPlaces
 from supervisor.fleet.publishing import Publishing
 
 PATIENCE = 30.0
@@ -124,7 +128,7 @@ async def until(look: Callable[[], bool]) -> None:
 
 
 async def test_what_others_write_is_read_by_hints_and_without_them() -> None:
-    engine, found, away = MemoryEngine(), list[Mapping[str, str]](), list[str]()
+    engine, found, away = MemoryEngine(), list[Mapping[str, str]](), list[LockServiceAway]()
     following = Following(engine, "f/orders/", 0.2, found.append, away.append)
     async with running(following.run()):
         await engine.put("f/orders/a", "1")
@@ -135,6 +139,7 @@ async def test_what_others_write_is_read_by_hints_and_without_them() -> None:
         await until(lambda: found[-1] == {"a": "1", "b": "2"})
         engine.away = True
         await until(lambda: bool(away))
+        assert str(away[0]) == "nobody answers"
         seen = len(found)
         await until(lambda: len(away) > 2)
         assert len(found) == seen, "an engine that is away has changed nothing"
@@ -144,7 +149,7 @@ async def test_what_others_write_is_read_by_hints_and_without_them() -> None:
 
 
 async def test_what_we_say_is_written_when_it_changes_and_lives_with_us() -> None:
-    engine, problems = MemoryEngine(), list[str | None]()
+    engine, problems = MemoryEngine(), list[LockServiceAway | None]()
     publishing = Publishing(engine, problems.append)
     publishing.set({"f/nodes/vpn1": "up"})
     async with running(publishing.run()):
@@ -161,8 +166,26 @@ async def test_what_we_say_is_written_when_it_changes_and_lives_with_us() -> Non
         assert None in problems
         engine.away = True
         publishing.set({"f/nodes/vpn1": "up"})
-        await until(lambda: problems[-1] == "nobody answers")
+        await until(lambda: str(problems[-1]) == "nobody answers")
         engine.away = False
         await until(lambda: engine.texts() == {"f/nodes/vpn1": "up"} and problems[-1] is None)
     await publishing.end()
     assert engine.texts() == {}
+
+
+async def test_an_order_waits_for_a_member_that_is_not_up_yet() -> None:
+    engine, order = MemoryEngine(), FleetOrder(OrderKind.DRAIN, "vpn2", given=10.0)
+    ordering = FleetOrdering(engine, FleetPlaces("f"), ("vpn1", "vpn2"))
+    done = Acknowledgement(10.0, 10.1, True).content
+    status = MemberStatus("0.1.0", False, ()).content
+    await engine.put("facilitator/f/nodes/vpn1", status)
+    giving = asyncio.create_task(ordering.give(order, PATIENCE))
+    await until(lambda: "facilitator/f/orders/drain.vpn2" in engine.values)
+    await engine.put("facilitator/f/acks/drain.vpn2/vpn1", done)
+    await asyncio.sleep(0.1)
+    assert not giving.done()
+    await engine.put("facilitator/f/acks/drain.vpn2/vpn2", done)
+    given = await giving
+    assert given["order"]["missing"] == []
+    silent = await ordering.give(FleetOrder(OrderKind.STOP, "acme", given=11.0), 0.1)
+    assert silent["order"]["missing"] == ["vpn1", "vpn2"]

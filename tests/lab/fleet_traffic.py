@@ -25,7 +25,9 @@ class Crossing:
     sent: int = 0
     broken: int = 0  # TCP streams
     streams: int = 0
-    pause: float = 0.0  # seconds: the longest time in which a stream got no answer
+    # Seconds: the longest time from a line of a stream to its answer. Some stream sends in each millisecond,
+    # so it is the longest pause, without the rhythm in which each of them sends.
+    pause: float = 0.0
 
     def __str__(self) -> str:
         return (
@@ -45,7 +47,7 @@ def crossing(
     with flood, held:
         yield found
     found.lost, found.sent = flood.sent - flood.echoed, flood.sent
-    found.broken, found.pause = held.broken, held.gap
+    found.broken, found.pause = held.broken, held.delay
 
 
 def carrier(lab: FleetLab, destination: object = DATACENTRE) -> LabMember:

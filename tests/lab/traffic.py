@@ -201,7 +201,8 @@ class Streams:
         self._argv = program("streams", str(address), str(count), str(pause))
         self._namespace = namespace
         self.sent = self.echoed = self.broken = 0
-        self.gap = 0.0  # seconds: the longest that one of them waited for an echo
+        self.gap = 0.0  # seconds: the longest time between two echoes of one of them
+        self.delay = 0.0  # seconds: the longest time from a line to its echo
 
     def __enter__(self) -> Streams:
         self._process = self._namespace.popen(*self._argv, stdout=subprocess.PIPE, start_new_session=True)
@@ -219,8 +220,9 @@ class Streams:
         self._process.terminate()
         self._process.wait(timeout=PATIENCE)
         assert self._process.stdout is not None
-        sent, echoed, broken, gap = self._process.stdout.read().split()
-        self.sent, self.echoed, self.broken, self.gap = int(sent), int(echoed), int(broken), float(gap)
+        sent, echoed, broken, gap, delay = self._process.stdout.read().split()
+        self.sent, self.echoed, self.broken = int(sent), int(echoed), int(broken)
+        self.gap, self.delay = float(gap), float(delay)
 
 
 class Capture:

@@ -171,6 +171,7 @@ def test_totals_are_kept_for_each_tunnel_and_source_and_their_number_is_bounded(
     assert rest[0] == {
         "tunnel": "acme",
         "source": "10.8.15.255",
+        "person": None,
         "flows": 1,
         "open": 0,
         "sent_bytes": 4095,
@@ -181,6 +182,28 @@ def test_totals_are_kept_for_each_tunnel_and_source_and_their_number_is_bounded(
 
 
 # --- the file
+
+
+def test_no_line_is_kept_for_longer_than_is_said(tmp_path: Path) -> None:
+    path, kept_for = tmp_path / "a", 100.0
+
+    def written(at: float) -> RotatedFile:
+        file = RotatedFile(path, 10**8, 5, kept_for)
+        file.append(line(AuditEvent("control", at, {})).encode())
+        file.sync(at)
+        return file
+
+    written(AT).close()
+    file = written(AT + 49)  # a later run of the daemon goes on with the file
+    file.sync(AT + 50)
+    assert lines(path) == []
+    file.append(line(AuditEvent("control", AT + 60, {})).encode())
+    file.sync(AT + 60)
+    assert len(lines(tmp_path / "a.1")) == 2
+    file.sync(AT + 99)  # half a time after its last line, before its first is too old
+    assert not (tmp_path / "a.1").exists()
+    assert len(lines(path)) == 1
+    file.close()
 
 
 def test_only_its_owner_may_read_it_and_it_is_rotated_by_size_between_lines(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from supervisor.core.events import Asked
+from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.state import Phase
 from supervisor.engine import Stage
-from supervisor.outputs import Outputs
+from supervisor.outputs import Network, Outputs
 from tests.fakes import Habits, World
 from tests.settings import configured
 from tunnels.base import Reason
@@ -85,3 +88,52 @@ def test_a_turn_has_these_stages_and_one_without_a_change_has_none() -> None:
     stop = [Asked("main", reason=Reason.STOPPED)]
     assert [*simulated.engine.turn(stop)] == [*Stage]
     assert [*simulated.engine.turn([])] == []
+
+
+class SlowNetwork:
+    """A kernel that takes its time for a plan."""
+
+    def __init__(self, behind: Network) -> None:
+        self._behind = behind
+        self.takes: Callable[[], None] = lambda: None  # lets that time pass
+        self.plans = 0
+
+    conditions: Mapping[str, str] = MappingProxyType({})
+
+    def set(self, plan: NetworkPlan) -> None:
+        """Virtual time passes."""
+        self.plans += 1
+        self.takes()
+        self._behind.set(plan)
+
+
+def test_publications_rest_in_a_storm_and_clients_do_not_wait_for_them() -> None:
+    """A plan takes 50 ms, and a client dies every 10 ms for 3 s: publications take a third of that time."""
+    networks: list[SlowNetwork] = []
+
+    def slow(outputs: Outputs) -> Outputs:
+        networks.append(SlowNetwork(outputs.network))
+        return replace(outputs, network=networks[0])
+
+    names = [f"t{number}" for number in range(100)]
+    crowd = {
+        name: configured(Tunnel, name=name, kind="test", destinations=(f"10.{number}.0.0/24",))
+        for number, name in enumerate(names)
+    }
+    simulated = World(crowd, Habits(), outputs=slow)
+    simulated.run(until=60.0)
+    (network,), spawned = networks, simulated.runner.spawned
+
+    def passes() -> None:
+        simulated.now += 0.05
+
+    network.takes, network.plans, began = passes, 0, len(spawned)
+    for number in range(300):
+        simulated.run(until=max(simulated.now, 60.0 + number / 100))
+        simulated.post(Asked(names[number % 100], reason=Reason.RESTARTED))
+    simulated.run(until=63.0)
+    assert network.plans <= 22, "20 in three seconds of which each is followed by twice its time"
+    simulated.run(until=70.0)
+    assert len(spawned) - began >= 100
+    assert all(state.phase is Phase.UP for _, state in simulated.engine.snapshot.tunnels.values())
+    assert not simulated.engine.unpublished

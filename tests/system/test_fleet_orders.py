@@ -47,6 +47,17 @@ class LivingFleet:
             for name in TUNNELS:
                 daemon.wait_for(name, phase="up", health="healthy")
 
+    def wait_known(self) -> None:
+        """Each member knows that the other one is up, and of no order."""
+        eventually(
+            lambda: all(
+                all(each["up"] for each in seen["members"]) and not seen["orders"]
+                for seen in map(fleet, self.daemons.values())
+            ),
+            20,
+            "each member knows the other",
+        )
+
 
 def configured(lab: FleetLab, member: LabMember) -> Config:
     """A member with a lock engine."""
@@ -65,13 +76,20 @@ def living() -> Iterator[LivingFleet]:
             daemon.start()
             running.callback(daemon.end)
         made = LivingFleet(lab, cluster, daemons)
-        made.wait_up()
-        eventually(
-            lambda: all(each["up"] for daemon in daemons.values() for each in fleet(daemon)["members"]),
-            10,
-            "each member knows the other",
-        )
         yield made
+
+
+@pytest.fixture(autouse=True)
+def well(living: LivingFleet) -> None:
+    """Whatever an earlier test has left: no order holds, both members are up, and the first one serves."""
+    for below in ("orders", "nodes/vpn9", "acks/stop.own-cloud"):
+        living.cluster.ctl("del", "--prefix", f"/facilitator/{FLEET}/{below}")
+    for daemon in living.daemons.values():
+        if not daemon.running:
+            daemon.start()
+    living.wait_known()
+    living.wait_up()
+    living.serve_by(VPN1)
 
 
 def fleet(daemon: LabDaemon) -> dict[str, Any]:
@@ -153,12 +171,9 @@ def test_a_drained_member_keeps_its_flows_and_serves_again(living: LivingFleet) 
             assert each.finish()
     for address in TUNNELS.values():
         assert connects(living.lab, address)
-    living.wait_up()
-    living.serve_by(VPN1)
 
 
 def test_an_end_user_is_thrown_out_and_kept_out(living: LivingFleet) -> None:
-    living.serve_by(VPN1)
     with contextlib.ExitStack() as streams:
         running = [streams.enter_context(SlowRequest(living.lab, address)) for address in TUNNELS.values()]
         done = living.order("end-user", str(LAPTOP), "--why", "laptop lost", by=VPN2)
@@ -215,6 +230,12 @@ def test_a_machine_without_a_daemon_orders_by_the_configuration(living: LivingFl
     assert done.stdout.startswith("stop acme-dc: acknowledged by 2 of 2 in ")
     assert "lock engine" in asked("status").stdout
     assert asked("start", "acme-dc").returncode == 0
+    for words, said in (
+        (("stop", "acme-cd"), "no member has a tunnel acme-cd"),
+        (("drain", "vpn3"), "no such member: vpn3; there are vpn1, vpn2"),
+    ):
+        mistaken = asked(*words)
+        assert (mistaken.returncode, said in mistaken.stderr) == (1, True), mistaken.stderr
     living.wait_up()
 
 

@@ -18,6 +18,7 @@ from supervisor.core.diagnosis.query import PacketQuery
 from supervisor.core.events import Asked
 from supervisor.core.fleet.carrying import carrying_problem
 from supervisor.core.fleet.orders import FleetOrder
+from supervisor.core.identity.view import IdentityView
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Phase, TunnelState, well
 from supervisor.core.views.audit_lines import ChangeRequest
@@ -122,11 +123,14 @@ class RunningDaemonAPI:
     on_upgrade: Callable[[], Awaitable[UpgradeDocument]]
     on_hand_over: Callable[[str], str | None]  # the owner that asks -> why not; None: it begins
     membership: FleetMembership | None = None
+    people: Callable[[], IdentityView | None] = lambda: None
 
     def status(self) -> StatusDocument:
         """From the engine's snapshot."""
         engine, closed_since = self.engine, self.network.closed_since
-        return status_document(self.identity, engine.snapshot, engine.plan, engine.conditions, closed_since)
+        return status_document(
+            self.identity, engine.snapshot, engine.plan, engine.conditions, closed_since, self.people()
+        )
 
     async def status_page(self) -> StatusPageDocument:
         """The status, with measurements and history."""

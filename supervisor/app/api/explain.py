@@ -17,6 +17,7 @@ from supervisor.core.diagnosis.query import (
     RouteDecision,
     packet_path,
 )
+from supervisor.core.identity.view import IdentityView
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.preflight.facts import HostFacts
 from supervisor.core.views.documents import WhyDocument
@@ -43,6 +44,7 @@ class Explainer:
     deaths: LastFailures
     segments: Callable[[], Mapping[str, Sequence[IPNetwork]]]
     look: Callable[[], Awaitable[HostFacts]]
+    people: Callable[[], IdentityView | None] = lambda: None
 
     async def answer(self, question: PacketQuery) -> WhyDocument:
         """What would become of the packet now. Waits for the kernel to follow the plan first."""
@@ -60,6 +62,7 @@ class Explainer:
             self.wall_offset,
             self.segments(),
             self.deaths.by_tunnel,
+            self.people(),
         )
         return document(facts, explain(facts))
 

@@ -9,9 +9,9 @@ from supervisor.config.fleet import ClientTls, FleetSettings, LockEngine
 from supervisor.core.fleet.lease import call_budget
 from supervisor.fleet.consul import ConsulLock
 from supervisor.fleet.etcd import EtcdLock
-from supervisor.fleet.http_connections import HttpConnections
 from supervisor.fleet.lock_service import LockService
 from supervisor.fleet.member_api import MemberApis
+from supervisor.http_connections import HttpConnections
 
 
 def client_tls(tls: ClientTls) -> ssl.SSLContext:

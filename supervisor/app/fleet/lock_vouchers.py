@@ -8,8 +8,8 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from supervisor.fleet.http_connections import HttpConnections, HttpRequest
-from supervisor.fleet.lock_service import LockServiceAway
+from supervisor.fleet.lock_service import LockServiceAway, beside_the_loop
+from supervisor.fleet.member_api import asked_status
 
 
 class LockVouchers:
@@ -31,14 +31,11 @@ class LockVouchers:
     async def _free(self, url: str | None, account: str) -> bool:
         if url is None:
             return False
-        http = HttpConnections([url.rstrip("/")], self._tls, self._seconds)
         try:
-            answer = await http.ask(HttpRequest("GET", "/api/v1/status"))
-            return answer.status == 200 and _cannot_have(json.loads(answer.body), account)
+            body = await asked_status(url, self._tls, self._seconds)
+            return await beside_the_loop(body, lambda: _cannot_have(json.loads(body), account))
         except (LockServiceAway, ValueError, KeyError, TypeError, RecursionError):
             return False
-        finally:
-            await http.close()
 
 
 def _cannot_have(status: Mapping[str, Any], account: str) -> bool:

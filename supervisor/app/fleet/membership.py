@@ -24,11 +24,12 @@ from supervisor.core.events import CarriedElsewhere, Event, MembersCarry, Notice
 from supervisor.core.fleet.carriers import newly_carried, previous_carriers
 from supervisor.core.fleet.cloud_routes import carried_here
 from supervisor.core.fleet.member_status import MemberStatus
-from supervisor.core.fleet.orders import FleetOrder, OrderKind
+from supervisor.core.fleet.orders import FleetOrder
 from supervisor.core.fleet.view import (
     FleetSight,
     expected,
     fleet_document,
+    no_such_subject,
     read_acknowledgements,
     read_statuses,
     seen,
@@ -36,7 +37,8 @@ from supervisor.core.fleet.view import (
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.views.documents import FleetDocument, FleetOrderDocument
 from supervisor.fleet.following import Following
-from supervisor.fleet.lock_service import LockServiceAway
+from supervisor.fleet.lock_keeper import LOCK_AWAY, LOCK_DENIED
+from supervisor.fleet.lock_service import LockServiceAway, LockServiceDenied
 from supervisor.fleet.member_api import MemberApis
 from supervisor.fleet.ordering import FleetOrdering
 from supervisor.fleet.places import below
@@ -88,7 +90,7 @@ class EngineMembership:
         self._watching = Following(service, places.nodes, STATUS_POLL_SECONDS, self._saw)
         self._sight = FleetSight(source="engine")
         self._carried: Mapping[str, str] = {}  # by tunnel: the other member that carried it last
-        self._away: dict[str, str] = {}  # by what cannot be done
+        self._away: dict[str, LockServiceAway] = {}  # by what cannot be done
 
     @property
     def tasks(self) -> Mapping[str, Task]:
@@ -120,7 +122,9 @@ class EngineMembership:
         if self._away:
             why = next(iter(self._away.values()))
             text = f"the lock engine cannot be used: {why}; the orders that were last read hold"
-            found[AWAY] = Condition(text, "warning", "facilitator fleet status", after=AWAY_SECONDS)
+            cause = LOCK_DENIED if isinstance(why, LockServiceDenied) else LOCK_AWAY
+            further = "facilitator fleet status"
+            found[AWAY] = Condition(text, "warning", further, AWAY_SECONDS, explained_by=cause)
         if self._routes is not None and self._routes.problem is not None:
             text = f"the routes of fleet.announce.aws cannot be kept: {self._routes.problem}"
             found["fleet-routes"] = Condition(text, "error", after=ROUTES_SECONDS)
@@ -152,7 +156,7 @@ class EngineMembership:
     @property
     def sight(self) -> FleetSight:
         """What is known without asking anybody."""
-        problems = (*self._orders.problems, *dict.fromkeys(self._away.values()))
+        problems = (*self._orders.problems, *dict.fromkeys(map(str, self._away.values())))
         return replace(self._sight, orders=self._orders.orders, problems=problems)
 
     @property
@@ -181,11 +185,9 @@ class EngineMembership:
         """See `FleetOrdering`. LookupError: nobody has such a tunnel, or there is no such member. OSError:
         the lock engine does not take it.
         """
-        if order.kind is OrderKind.STOP and not self._has_tunnel(order.subject):
-            raise LookupError(f"no member has a tunnel {order.subject}")
-        known = {*self._who.configured, *self._sight.statuses}
-        if order.kind is OrderKind.DRAIN and order.subject not in known:
-            raise LookupError(f"no such member: {order.subject}; there are {', '.join(sorted(known))}")
+        own = self._engine.snapshot.tunnels
+        if (text := no_such_subject(order, self._sight, self._who.configured, own)) is not None:
+            raise LookupError(text)
         with _as_os_error():
             return await self._ordering.give(order, wait)
 
@@ -200,10 +202,6 @@ class EngineMembership:
             await self._routes.end()
         await self._publishing.end()
         await self._ordering.service.close()
-
-    def _has_tunnel(self, name: str) -> bool:
-        others = (tunnel.name for status in self._sight.statuses.values() for tunnel in status.tunnels)
-        return name in self._engine.snapshot.tunnels or name in others
 
     async def _own_routes(self, routes: RouteOwner) -> None:
         """The cloud's routes follow what works here."""
@@ -246,7 +244,7 @@ class EngineMembership:
             self._carried = carried
             self._post(MembersCarry("", carried=tuple(sorted(carried.items()))))
 
-    def _reached(self, what: str, problem: str | None) -> None:
+    def _reached(self, what: str, problem: LockServiceAway | None) -> None:
         """The lock engine has answered, or why it has not."""
         before = bool(self._away)
         self._away.pop(what, None)

@@ -13,9 +13,10 @@ from typing import TypeVar
 from supervisor.app.files import Files, load
 from supervisor.app.fleet.lock_engine import lock_service, member_apis, members_of
 from supervisor.app.fleet.membership import NO_ENGINE
+from supervisor.config import Config
 from supervisor.config.fleet import FleetSettings
 from supervisor.core.fleet.orders import new_order
-from supervisor.core.fleet.view import fleet_document
+from supervisor.core.fleet.view import fleet_document, no_such_subject
 from supervisor.core.views.documents import FleetDocument, FleetOrderDocument
 from supervisor.fleet.lock_service import LockServiceAway
 from supervisor.fleet.ordering import FleetOrdering
@@ -29,36 +30,43 @@ def status(path: Path) -> FleetDocument:
     """The fleet of this configuration. LookupError: it has none; OSError: the engine does not answer;
     ConfigErrors, CannotStart: see `files.load`.
     """
-    fleet, name = _fleet(path)
+    config = load(path, KINDS)
+    fleet, name = _fleet(config, path)
     configured = members_of(fleet, name)
     if fleet.lock is None:
         sight = asyncio.run(member_apis(fleet, None).sight())
         return fleet_document(fleet.name, None, configured, replace(sight, problems=(NO_ENGINE,)))
-    sight = _with_engine(path, lambda ordering: ordering.sight())
+    sight = _with_engine(config, path, lambda ordering: ordering.sight())
     return fleet_document(fleet.name, None, configured, sight)
 
 
 def order(
     path: Path, words: tuple[str, str, str, str, float], wait: float, *, lift: bool
 ) -> FleetOrderDocument:
-    """Give an order to the fleet of this configuration, or lift it. `words`: as for `new_order`. Errors as in
-    `status`.
+    """Give an order to the fleet of this configuration, or lift it. `words`: as for `new_order`. LookupError
+    as well: nobody has such a tunnel, or there is no such member. Errors as in `status`.
     """
-    given = new_order(*words)
-    return _with_engine(
-        path, lambda ordering: ordering.lift(given, wait) if lift else ordering.give(given, wait)
-    )
+    given, config = new_order(*words), load(path, KINDS)
+
+    async def act(ordering: FleetOrdering) -> FleetOrderDocument:
+        if lift:
+            return await ordering.lift(given, wait)
+        sight = await ordering.sight()
+        if (text := no_such_subject(given, sight, ordering.configured, config.tunnels)) is not None:
+            raise LookupError(text)
+        return await ordering.give(given, wait)
+
+    return _with_engine(config, path, act)
 
 
-def _fleet(path: Path) -> tuple[FleetSettings, str | None]:
-    config = load(path, KINDS)
+def _fleet(config: Config, path: Path) -> tuple[FleetSettings, str | None]:
     if config.fleet is None:
         raise LookupError(f"{path} has no `fleet:`")
     return config.fleet, config.facilitator.name
 
 
-def _with_engine(path: Path, act: Callable[[FleetOrdering], Awaitable[ValueT]]) -> ValueT:
-    fleet, name = _fleet(path)
+def _with_engine(config: Config, path: Path, act: Callable[[FleetOrdering], Awaitable[ValueT]]) -> ValueT:
+    fleet, name = _fleet(config, path)
     engine = fleet.lock
     if engine is None:
         raise LookupError(NO_ENGINE)

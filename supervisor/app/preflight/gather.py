@@ -26,6 +26,7 @@ from supervisor.core.preflight.facts import (
     ServiceAccount,
 )
 from supervisor.core.preflight.finding import Finding
+from supervisor.included import files as files_of
 from supervisor.kernel.inspect import foreign_rules
 from tunnels.base import AnyKind
 
@@ -74,7 +75,7 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
     devices = dict.fromkeys(device for _, device in packets.arrivals)
     with acting_as(account):
         read = (
-            stores.configuration(path, account),
+            *(stores.configuration(each, account) for each in files_of(path)),
             *stores.secrets(config, kinds, files, privileged, credentials, account),
         )
         written = stores.directories(config, privileged, account)

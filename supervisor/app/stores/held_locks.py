@@ -10,10 +10,10 @@ import structlog
 
 from supervisor.app.stores.json_file import JsonFile
 from supervisor.core.formats import NotUnderstood, document
-from supervisor.fleet.lock_keeper import HeldLocks
+from supervisor.fleet.held_locks import HeldLocks
 
 NAME = "held-locks.json"
-DOCUMENT = document(HeldLocks, 1)
+DOCUMENT = document(HeldLocks, 2)
 
 
 def _format_0(raw: Any) -> HeldLocks:

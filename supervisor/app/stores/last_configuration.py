@@ -28,6 +28,7 @@ from supervisor.config.stored import config_as_plain, config_from_plain
 from supervisor.core.exits import CannotStart
 from supervisor.core.formats import NotUnderstood, document
 from supervisor.early_close import remember, state_dirs
+from supervisor.included import readable
 from supervisor.run_arguments import default_config
 from tunnels.base import AnyKind
 
@@ -90,7 +91,7 @@ class ConfigurationReader:
         return Loaded(self._parse(text, str(self._path)), text)
 
     def _last_good(self) -> Loaded | None:
-        for last in self._kept(_readable(self._path)):
+        for last in self._kept(readable(self._path)):
             with contextlib.suppress(ConfigErrors, CannotStart):  # no help: the file's own errors are told
                 return self._loaded(last.text)
         return None
@@ -130,15 +131,7 @@ def in_force(path: Path, state_dir: Path) -> bool:
         return path.resolve() == default_config().resolve()
     except (OSError, ValueError):
         return False
-    return last is not None and (last.path, last.text) == (str(path.resolve()), _readable(path))
-
-
-def _readable(path: Path) -> str:
-    """The text of a broken file, as far as it is text."""
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
+    return last is not None and (last.path, last.text) == (str(path.resolve()), readable(path))
 
 
 def _clients_run(runtime_dir: Path) -> bool:

@@ -25,7 +25,7 @@ from supervisor.core.views.audit_lines import AuditEvent, ChangeRequest, Request
 from supervisor.core.views.documents import AuditDocument
 from supervisor.kernel.conntrack.flow_events import FlowEvents
 from supervisor.reports.audit.rotation import RotatedFile
-from supervisor.reports.audit.writer import AuditWriter
+from supervisor.reports.audit.writer import AuditWriter, Person
 
 # A reload that ends the audit is recorded when it is done, and still belongs into it.
 _LAST_RECORDS_SECONDS = 0.2
@@ -50,8 +50,15 @@ class Auditing:
     the event loop's thread.
     """
 
-    def __init__(self, version: str, engine: ReadableEngine, post: Callable[[Event], None]) -> None:
-        self._version, self._engine, self._post = version, engine, post
+    def __init__(
+        self,
+        version: str,
+        engine: ReadableEngine,
+        post: Callable[[Event], None],
+        person: Person | None = None,
+    ) -> None:
+        """`person`: who had an address at a moment, for an audit that names people."""
+        self._version, self._engine, self._post, self._person = version, engine, post, person
         self._log = structlog.get_logger()
         self._sessions: dict[tuple[str, int], str] = {}  # ids by tunnel and slot
         self._wanted: Audit | None = None
@@ -138,8 +145,14 @@ class Auditing:
 
     def _begin(self, audit: Audit) -> _Running:
         loop = asyncio.get_running_loop()
-        file = RotatedFile(audit.file, audit.max_size, audit.keep)
-        trail = AuditWriter(file, lambda: self._engine.plan, self._sessions, lambda: self._notice(loop))
+        file = RotatedFile(audit.file, audit.max_size, audit.keep, audit.keep_for)
+        trail = AuditWriter(
+            file,
+            lambda: self._engine.plan,
+            self._sessions,
+            lambda: self._notice(loop),
+            person=self._person if audit.people else None,
+        )
         flows = FlowEvents(trail.put)
         trail.start({"version": self._version})
         flows.start()

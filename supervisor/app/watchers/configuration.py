@@ -10,6 +10,7 @@ from supervisor.clients.input_watcher import InputWatcher
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
 from supervisor.core.humanize import iso
+from supervisor.included import watched
 
 CONDITION = "configuration-refused"
 _SHOWN_ERRORS = 3
@@ -24,10 +25,10 @@ class ConfigurationFile:
         self.conditions: Mapping[str, Condition] = MappingProxyType({})
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Call back when the file has new content, on the running loop."""
+        """Call back when the file or an included one has new content, on the running loop."""
         self._watcher = InputWatcher(lambda _: changed())
         self._watcher.start()
-        self._watcher.set(lambda: {CONDITION: (self._path,)})
+        self._watcher.set(lambda: {CONDITION: watched(self._path)})
 
     async def close(self) -> None:
         """Watch no more."""

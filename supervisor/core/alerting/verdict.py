@@ -219,10 +219,7 @@ def _staff(tunnel: Tunnel) -> str:
     """The segments of staff that may use it, as text."""
     if tunnel.allow is None:
         return "everybody"
-    return ", ".join(
-        each.segment if each.ports is None else f"{each.segment} ({' '.join(each.ports)})"
-        for each in tunnel.allow
-    )
+    return ", ".join(map(str, tunnel.allow))
 
 
 def _leg(state: TunnelState, leg: Leg | None) -> str:

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from supervisor.core.diagnosis import checks, kernel_checks
+from supervisor.core.diagnosis import checks, kernel_checks, people
 from supervisor.core.diagnosis.announcement import announcement
 from supervisor.core.diagnosis.checks import Check, CheckStatus
 from supervisor.core.diagnosis.obstacles import obstacles
@@ -32,6 +32,7 @@ class PacketOutcome(enum.StrEnum):
     BLOCKED = "blocked"  # the tunnel is up, and something else is in the way
     REFUSED = "refused"  # the sender may not, or the tunnel takes nothing new
     NOTHING = "nothing"  # no tunnel carries this address
+    PERSON = "person"  # it is an address of staff: the answer says whose
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,15 @@ def explain(evidence: Evidence) -> Explanation:
     found = resolve(evidence.snapshot, evidence.plan, evidence.query.address)
     if isinstance(found, Match):
         return _on_its_way(evidence, packet_path(evidence.snapshot, evidence.plan, found))
+    if not found and people.of_staff(evidence, evidence.query.address):
+        return _person(evidence)
     return _ambiguous(evidence, found) if found else _nowhere(evidence)
+
+
+def _person(evidence: Evidence) -> Explanation:
+    address = evidence.query.address
+    steps = (*people.person(evidence, address), *people.access(evidence, address))
+    return Explanation(PacketOutcome.PERSON, people.verdict(evidence, address), steps)
 
 
 def document(evidence: Evidence, answer: Explanation) -> WhyDocument:
@@ -89,6 +98,7 @@ def _on_its_way(evidence: Evidence, path: PacketPath) -> Explanation:
     kernel = tuple(_kernel(evidence, path))
     steps = (
         sender[0],
+        *people.person(evidence, evidence.query.source),
         *checks.destination(evidence, path),
         *sender[1:],
         *checks.tunnels(evidence, path),

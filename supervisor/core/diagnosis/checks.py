@@ -16,6 +16,8 @@ from types import MappingProxyType
 
 from supervisor.core.diagnosis.query import Evidence, PacketPath, aliases, candidates
 from supervisor.core.humanize import duration, iso
+from supervisor.core.network.access import person_rule
+from supervisor.core.network.admission import is_meant
 from supervisor.core.network.intervals import Interval
 from supervisor.core.session.liveness import dead_leg
 from supervisor.core.session.probe_targets import address_of, answers, dead_targets
@@ -54,6 +56,9 @@ def source(evidence: Evidence) -> Check:
         )
     if asked is None:
         return Check("source", f"anybody in {listed(staff)}; --from ADDRESS asks for one sender")
+    if evidence.people is not None and asked in evidence.people.expelled:
+        text = f"the hub has ended the session at {asked}; nobody has that address now"
+        return Check("source", text, CheckStatus.PROBLEM)
     if asked in evidence.plan.denied:
         text = f"an order of the fleet lets {asked} in nowhere; facilitator fleet status says who gave it"
         return Check("source", text, CheckStatus.PROBLEM)
@@ -92,19 +97,15 @@ def allowed(evidence: Evidence, tunnel: Tunnel) -> Iterator[Check]:
     """Does the tunnel's allow list let the sender in? No check if the tunnel has no allow list."""
     if tunnel.allow is None:
         return
-    rules = listed(_allowance(each) for each in tunnel.allow) or "nobody"
+    rules = listed(tunnel.allow) or "nobody"
     asked = evidence.query.source
     if asked is None:
         yield Check("allow", f"{tunnel.name} lets in {rules}; --from ADDRESS asks for one sender")
         return
-    open_to = [
-        each
-        for each in tunnel.allow
-        if any(asked in network for network in evidence.segments.get(each.segment, ()))
-    ]
+    open_to = [each for each in tunnel.allow if _admits(evidence, each, asked)]
     right = [each for each in open_to if evidence.query.port is None or _port_in(each, evidence.query.port)]
     if right:
-        yield Check("allow", f"{tunnel.name} lets in {listed(_allowance(each) for each in right)}")
+        yield Check("allow", f"{tunnel.name} lets in {listed(right)}")
     elif open_to:
         yield Check(
             "allow",
@@ -113,6 +114,28 @@ def allowed(evidence: Evidence, tunnel: Tunnel) -> Iterator[Check]:
         )
     else:
         yield Check("allow", f"{tunnel.name} does not let {asked} in, only {rules}", CheckStatus.PROBLEM)
+
+
+def allowed_sender(evidence: Evidence, tunnel: Tunnel, sender: IPAddress) -> str:
+    """Whether the tunnel lets this sender in, and by which entries of its allow list."""
+    if sender in evidence.plan.denied:
+        return "lets it in nowhere: it is blocked"
+    if tunnel.allow is None:
+        return "lets in all of staff.networks"
+    entries = [each for each in tunnel.allow if _admits(evidence, each, sender)]
+    if entries:
+        return f"lets it in: {listed(entries)}"
+    return f"does not let it in, only {listed(tunnel.allow) or 'nobody'}"
+
+
+def _admits(evidence: Evidence, allowance: Allowance, sender: IPAddress) -> bool:
+    """Is the sender in the segment, or the person behind it one of those who are meant."""
+    if allowance.by_person:
+        people = evidence.people
+        now = evidence.snapshot.now + evidence.wall_offset
+        holding = None if people is None or people.stale else people.of(sender)
+        return holding is not None and is_meant(person_rule(allowance), holding, now)
+    return any(sender in network for network in evidence.segments.get(allowance.segment, ()))
 
 
 def tunnels(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
@@ -295,10 +318,6 @@ def since(evidence: Evidence, moment: float, *, ago: bool = False) -> str:
 def listed(items: Iterable[object]) -> str:
     """The items, separated by commas."""
     return ", ".join(str(item) for item in items)
-
-
-def _allowance(each: Allowance) -> str:
-    return each.segment if each.ports is None else f"{each.segment} to {listed(each.ports)}"
 
 
 def _port_in(each: Allowance, port: int) -> bool:

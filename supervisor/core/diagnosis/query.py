@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from supervisor.core.identity.view import IdentityView
 from supervisor.core.network.layout import HostFeatures, Layout
 from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.core.preflight.facts import HostFacts
@@ -156,6 +157,7 @@ class Evidence:
     failures: Mapping[str, Sequence[Failure]] = field(
         default_factory=dict
     )  # the last ones by tunnel, oldest first
+    people: IdentityView | None = None  # None: the configuration names no hub
 
 
 @dataclass(frozen=True, slots=True)

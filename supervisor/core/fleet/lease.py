@@ -58,6 +58,9 @@ class LeasePhase(enum.StrEnum):
     ENDING = "ending"  # we give it back as soon as the client is gone
 
 
+OURS = frozenset({LeasePhase.HELD, LeasePhase.UNKNOWN})
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The state of one account."""
@@ -87,17 +90,14 @@ class Lease:
 
     def must_end(self, now: float) -> bool:
         """The client, if there is one, must log off; at `until` it must be gone."""
-        return self.phase not in _OURS or now >= self.until - self.log_off
+        return self.phase not in OURS or now >= self.until - self.log_off
 
     @property
     def due(self) -> float | None:
         """When to come with `Passed`, if nothing else happens before."""
-        if self.phase in _OURS:
+        if self.phase in OURS:
             return self.until - self.log_off
         return None
-
-
-_OURS = frozenset({LeasePhase.HELD, LeasePhase.UNKNOWN})
 
 
 # --- what happens
@@ -183,7 +183,7 @@ NEVER = float("-inf")
 def follow(lease: Lease, event: LeaseEvent, now: float) -> Lease:
     """The state after the event."""
     after = TABLE[lease.phase, type(event)](lease, event, now)
-    if after.phase in _OURS and now >= after.until - after.log_off:
+    if after.phase in OURS and now >= after.until - after.log_off:
         after = replace(after, phase=LeasePhase.ENDING, why=after.why or "it was not renewed in time")
     return after
 

@@ -12,6 +12,7 @@ from typing import Any
 from supervisor.core.formats import parsed
 from tunnels.text import one_line
 
+MOST_MEMBERS = 50  # of a fleet
 MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 TUNNEL_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
 LAST_MOMENT = 253_402_300_799  # Unix time in seconds of the end of the year 9999

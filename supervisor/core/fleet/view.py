@@ -8,12 +8,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from supervisor.core.fleet.member_status import MemberStatus, read_status
-from supervisor.core.fleet.orders import Acknowledgement, FleetOrder, order_name, read_acknowledgement
-from supervisor.core.fleet.values import MEMBER_NAME
+from supervisor.core.fleet.orders import (
+    Acknowledgement,
+    FleetOrder,
+    OrderKind,
+    order_name,
+    read_acknowledgement,
+)
+from supervisor.core.fleet.values import MEMBER_NAME, MOST_MEMBERS
 from supervisor.core.humanize import iso
 from supervisor.core.views.documents import FleetDocument, FleetMemberEntry, FleetOrderEntry, FleetTunnelEntry
 
-MOST_MEMBERS = 50  # of a fleet
 Acknowledgements = Mapping[str, Mapping[str, Acknowledgement]]  # by the name of the order, then by member
 
 
@@ -69,6 +74,21 @@ def seen(
 def expected(sight: FleetSight, configured: Iterable[str]) -> list[str]:
     """The members that have to acknowledge an order: those of the configuration, and who else is up."""
     return sorted({*configured, *sight.statuses, *sight.unknown})
+
+
+def no_such_subject(
+    order: FleetOrder, sight: FleetSight, configured: Iterable[str], tunnels: Iterable[str]
+) -> str | None:
+    """The sentence why nobody could follow this order, because nobody has such a tunnel or name. `tunnels`:
+    those of the configuration that is at hand.
+    """
+    if order.kind is OrderKind.STOP:
+        others = (tunnel.name for status in sight.statuses.values() for tunnel in status.tunnels)
+        return None if order.subject in {*tunnels, *others} else f"no member has a tunnel {order.subject}"
+    known = expected(sight, configured)
+    if order.kind is OrderKind.DRAIN and order.subject not in known:
+        return f"no such member: {order.subject}; there are {', '.join(known)}"
+    return None
 
 
 def fleet_document(

@@ -14,8 +14,9 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
-from tunnels.networks import IPNetwork
+from tunnels.networks import IPAddress, IPNetwork
 from tunnels.settings import Allowance, Ports, Tunnel, parse_ports
 
 
@@ -36,12 +37,23 @@ class AccessRule:
 
 
 @dataclass(frozen=True, slots=True)
+class PersonRule:
+    """A group or a person that is allowed to use the tunnel; one of both is ""."""
+
+    group: str
+    person: str
+    ports: tuple[Ports, ...] | None  # only these; None: all ports and protocols
+    until: float | None  # Unix time from which on the rule lets nobody in; None: for ever
+
+
+@dataclass(frozen=True, slots=True)
 class AccessPolicy:
     """The allow list of one tunnel: what no entry allows is refused."""
 
     tunnel: str
     lane: int
     entries: tuple[AccessRule, ...]
+    people: tuple[PersonRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +90,34 @@ class _Span:
 
 def gate(tunnel: Tunnel, lane: int) -> AccessPolicy | None:
     """The access policy of a tunnel; None: all of `staff.networks` is allowed."""
-    return None if tunnel.allow is None else AccessPolicy(tunnel.name, lane, tuple(map(_entry, tunnel.allow)))
+    if tunnel.allow is None:
+        return None
+    segments = tuple(_entry(each) for each in tunnel.allow if not each.by_person)
+    people = tuple(person_rule(each) for each in tunnel.allow if each.by_person)
+    return AccessPolicy(tunnel.name, lane, segments, people)
 
 
 def _entry(allowance: Allowance) -> AccessRule:
-    return AccessRule(
-        allowance.segment, None if allowance.ports is None else tuple(map(parse_ports, allowance.ports))
-    )
+    return AccessRule(allowance.segment, _ports(allowance))
+
+
+def person_rule(allowance: Allowance) -> PersonRule:
+    """The rule about a group or a person. Its last day ends at midnight, in UTC."""
+    until = None
+    if allowance.until is not None:
+        day = datetime.strptime(allowance.until, "%Y-%m-%d").replace(tzinfo=UTC)
+        until = (day + timedelta(days=1)).timestamp()
+    return PersonRule(allowance.group, allowance.person, _ports(allowance), until)
+
+
+def _ports(allowance: Allowance) -> tuple[Ports, ...] | None:
+    return None if allowance.ports is None else tuple(map(parse_ports, allowance.ports))
+
+
+def open_to(policy: AccessPolicy, segments: Sequence[Segment], address: IPAddress) -> bool:
+    """Does a rule by network let this source in to all ports."""
+    names = {entry.segment for entry in policy.entries if entry.ports is None}
+    return any(address in network for each in segments if each.name in names for network in each.networks)
 
 
 def refusals(

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any, NamedTuple, TypedDict
 
+from supervisor.core.identity.book import Holding
 from supervisor.core.network.access import Segment
 from supervisor.core.network.plan import Carry, Lane, NetworkPlan
 from supervisor.core.views.documents import SourceTotalsEntry
@@ -184,15 +185,20 @@ def _segment(segments: tuple[Segment, ...], source: bytes) -> str:
 
 
 def flow_line(
-    flow: FlowRecord, tunnel: str | None, session: str | None, segment: str, real: tuple[bytes, int]
+    flow: FlowRecord,
+    tunnel: str | None,
+    session: str | None,
+    segment: str,
+    real: tuple[bytes, int],
+    person: str = "",
 ) -> str:
     """The line about a flow. Formatted by hand, because there are thousands a second; every part is a number
-    or a validated name.
+    or a validated name, or JSON (`person`: from `person_keys`).
     """
     head = (
         f'{{"time":"{stamp(flow.at)}","event":"{flow.change.value}","tunnel":{_text(tunnel)},"session":{_text(session)},"flow":{flow.id}'
         f',"protocol":"{_PROTOCOLS.get(flow.protocol) or flow.protocol}","source":"{_address(flow.source)}"'
-        f',"source_port":{flow.source_port},"segment":{_text(segment or None)},"destination":"{_address(flow.destination)}"'
+        f',"source_port":{flow.source_port},"segment":{_text(segment or None)}{person},"destination":"{_address(flow.destination)}"'
         f',"destination_port":{flow.destination_port},"real":"{_address(real[0])}","real_port":{real[1]}'
     )
     if flow.change is FlowChange.OPEN:
@@ -203,6 +209,18 @@ def flow_line(
         return f"{head}{counted}}}\n"
     duration = "null" if flow.began is None else f"{max(0.0, flow.at - flow.began):.3f}"
     return f'{head}{counted},"duration":{duration},"end":"{_end(flow)}"}}\n'
+
+
+def person_keys(holding: Holding | None) -> str:
+    """The keys of a flow's line that name the person behind its source; null: not known."""
+    if holding is None:
+        return ',"person":null,"staff_session":null'
+    return f',"person":{json.dumps(holding.person)},"staff_session":{json.dumps(holding.session)}'
+
+
+def began_at(flow: FlowRecord) -> float | None:
+    """When the flow began (Unix time), by which its person is looked up; None: not known."""
+    return flow.at if flow.began is None and flow.change is FlowChange.OPEN else flow.began
 
 
 def line(entry: Gap | AuditEvent) -> str:
@@ -270,21 +288,20 @@ class Total:
 
 @dataclass
 class Accounts:
-    """Totals by tunnel and staff source since the audit began; bounded, for one thread."""
+    """Totals by tunnel, staff source and person since the audit began; bounded, for one thread."""
 
-    totals: dict[tuple[str, bytes], Total] = field(default_factory=dict)
+    totals: dict[tuple[str, bytes, str], Total] = field(default_factory=dict)
     others: dict[str, Total] = field(default_factory=dict)  # by tunnel: all sources beyond MAX_SOURCES
     events: Counter[str] = field(default_factory=Counter)
 
-    def add(self, flow: FlowRecord, tunnel: str) -> None:
-        """Count a flow."""
-        total = self.totals.get((tunnel, flow.source))
+    def add(self, flow: FlowRecord, tunnel: str, person: str = "") -> None:
+        """Count a flow. `person`: behind its source; "": not known."""
+        key = tunnel, flow.source, person
+        total = self.totals.get(key)
         if total is None:
             has_room = len(self.totals) < MAX_SOURCES
             total = (
-                self.totals.setdefault((tunnel, flow.source), Total())
-                if has_room
-                else self.others.setdefault(tunnel, Total())
+                self.totals.setdefault(key, Total()) if has_room else self.others.setdefault(tunnel, Total())
             )
         if flow.change is not FlowChange.CLOSE:
             total.opened += 1
@@ -294,19 +311,23 @@ class Accounts:
         total.received_bytes += flow.received[1] if flow.received is not None else 0
 
     def document(self, tunnel: str | None, source: str | None, limit: int) -> list[SourceTotalsEntry]:
-        """The largest totals, by bytes both ways; of one tunnel, of one source."""
-        named = [(name, _address(packed), total) for (name, packed), total in list(self.totals.items())]
-        named += [(name, OTHERS, total) for name, total in list(self.others.items())]
-        wanted = [row for row in named if tunnel in (None, row[0]) and source in (None, row[1])]
-        wanted.sort(key=lambda row: row[2].sent_bytes + row[2].received_bytes, reverse=True)
+        """The largest totals, by bytes both ways; of one tunnel, of one source (an address or a person)."""
+        named = [
+            (name, _address(packed), person, total)
+            for (name, packed, person), total in list(self.totals.items())
+        ]
+        named += [(name, OTHERS, "", total) for name, total in list(self.others.items())]
+        wanted = [row for row in named if tunnel in (None, row[0]) and source in (None, row[1], row[2])]
+        wanted.sort(key=lambda row: row[3].sent_bytes + row[3].received_bytes, reverse=True)
         return [
             {
                 "tunnel": name,
                 "source": address,
+                "person": person or None,
                 "flows": total.opened,
                 "open": max(0, total.opened - total.closed),
                 "sent_bytes": total.sent_bytes,
                 "received_bytes": total.received_bytes,
             }
-            for name, address, total in wanted[:limit]
+            for name, address, person, total in wanted[:limit]
         ]

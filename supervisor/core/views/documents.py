@@ -34,7 +34,7 @@ QuestionName = Annotated[str, Values(("code", "text", "approval"))]
 RecoveryName = Annotated[str, Values(("in-place", "resume", "login", "next-remote"))]
 StandingName = Annotated[str, Values(("up", "degraded", "down", "unwatched", "stopped"))]
 SeverityName = Annotated[str, Values(("critical", "error", "warning", "info"))]
-OutcomeName = Annotated[str, Values(("carried", "down", "blocked", "refused", "nothing"))]
+OutcomeName = Annotated[str, Values(("carried", "down", "blocked", "refused", "nothing", "person"))]
 CheckName = Annotated[str, Values(("ok", "warning", "problem"))]
 MemberStandingName = Annotated[str, Values(("carries", "ready", "drains", "down", "waits", "stopped"))]
 
@@ -181,6 +181,24 @@ class TunnelStatus(TypedDict):
     """The page about why it does not work."""
 
 
+class HubEntry(TypedDict):
+    """The source that says which person has which address."""
+
+    source: str
+    """`sessions`, `openvpn-status` or `pritunl`."""
+    sessions: int
+    """Sessions of people that hold an address now, as far as is known."""
+    people: int
+    age_seconds: float | None
+    """Time since the source was last heard of; null: never."""
+    stale: bool
+    """Rules by person are closed, because that is too long ago."""
+    problem: str | None
+    """Why the source cannot be read; null: it can."""
+    skipped: int
+    """Entries of its last answer that could not be used."""
+
+
 class DaemonStatus(TypedDict):
     """What the status document and the status page say of the daemon itself."""
 
@@ -197,6 +215,8 @@ class DaemonStatus(TypedDict):
     """Since when no destination is reached unencrypted, `facilitator close` included; null: not known."""
     draining: bool
     conditions: list[ConditionEntry]
+    hub: HubEntry | None
+    """Null: the configuration names none."""
 
 
 class EndEntry(TypedDict):
@@ -646,6 +666,8 @@ class SourceTotalsEntry(TypedDict):
     tunnel: str
     source: str
     """`others`: the addresses beyond those that are counted one by one."""
+    person: str | None
+    """Null: not known, or the audit names no people (audit.people)."""
     flows: int
     open: int
     sent_bytes: int

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from supervisor.core.conditions import Condition
 from supervisor.core.humanize import iso
+from supervisor.core.identity.view import IdentityView
 from supervisor.core.lock_view import LockView
 from supervisor.core.network.plan import Announced, NetworkPlan
 from supervisor.core.session.lifetime import learned
@@ -20,6 +21,7 @@ from supervisor.core.views.documents import (
     AnnouncedEntry,
     DrainEntry,
     EndEntry,
+    HubEntry,
     LockEntry,
     OtherSessionEntry,
     PlanDocument,
@@ -52,6 +54,7 @@ def status_document(
     plan: NetworkPlan,
     conditions: Mapping[str, Condition],
     closed_since: float | None = None,
+    people: IdentityView | None = None,
 ) -> StatusDocument:
     """The answer to `/api/v1/status`. `conditions`: what people see now, by name;
     `closed_since`: Unix time in seconds.
@@ -77,10 +80,23 @@ def status_document(
             {"name": name, "text": each.text, "severity": each.severity, "incident": each.pages}
             for name, each in conditions.items()
         ],
+        "hub": None if people is None else _hub(people),
         "tunnels": [
             _tunnel(who, tunnel, state, carried.get(name, []), announced.get(name, []), snapshot)
             for name, (tunnel, state) in sorted(snapshot.tunnels.items())
         ],
+    }
+
+
+def _hub(people: IdentityView) -> HubEntry:
+    return {
+        "source": people.source,
+        "sessions": len(people.present),
+        "people": len({holding.person for holding in people.present.values()}),
+        "age_seconds": None if people.age is None else round(people.age, 1),
+        "stale": people.stale,
+        "problem": people.problem,
+        "skipped": people.skipped,
     }
 
 

@@ -12,8 +12,9 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from ipaddress import IPv6Address, ip_address
+from types import MappingProxyType
 
 from common.netlink import ACK, DUMP, NESTED, SOCK_DIAG, NetlinkRequest, NetlinkSocket, attribute, attributes
 from supervisor.core.network.flow_counting import prefix
@@ -28,6 +29,9 @@ _ORIGINAL, _ID, _ADDRESSES = 1, 12, 1  # CTA_TUPLE_ORIG, CTA_ID; CTA_TUPLE_IP
 _BY_FAMILY, _DESTROY = 20, 21  # SOCK_DIAG_BY_FAMILY, SOCK_DESTROY
 _NOT_LISTENING = 0xFFF & ~(1 << 10)  # states of TCP but for TCP_LISTEN
 _BATCH = 100  # flows in one datagram
+
+Cuts = Mapping[IPAddress, Collection[int] | None]  # by source: in these lanes; None: in all of them
+NO_PORTS: Mapping[int, int] = MappingProxyType({})
 
 
 class DeniedSources:
@@ -44,8 +48,7 @@ class DeniedSources:
         if not new:
             return
         try:
-            # The sockets are made here, in the network namespace of this thread.
-            await asyncio.to_thread(_end, NetlinkSocket(SOCK_DIAG), ct.conntrack_socket(), new)
+            await end_flows(dict.fromkeys(new))
         except OSError as error:
             names = ", ".join(map(str, sorted(new, key=str)))
             self._note(f"what {names} had active is not ended: it cannot be ended: {error}", {})
@@ -53,10 +56,18 @@ class DeniedSources:
             self._ended = wanted
 
 
-def _end(sockets: NetlinkSocket, conntrack: NetlinkSocket, sources: frozenset[IPAddress]) -> None:
+async def end_flows(cuts: Cuts, ports: Mapping[int, int] = NO_PORTS) -> None:
+    """End what these sources have under way, in a thread. `ports`: the local ports of proxies, each with its
+    lane. OSError.
+    """
+    # The sockets are made here, in the network namespace of this thread.
+    await asyncio.to_thread(_end, NetlinkSocket(SOCK_DIAG), ct.conntrack_socket(), cuts, ports)
+
+
+def _end(sockets: NetlinkSocket, conntrack: NetlinkSocket, cuts: Cuts, ports: Mapping[int, int]) -> None:
     with sockets, conntrack:
-        _close_proxied(sockets, sources)
-        packed = {source.packed for source in sources}
+        _close_proxied(sockets, cuts, ports)
+        packed = {source.packed: lanes for source, lanes in cuts.items()}
         mark, mask = prefix(ALL_LANES)
         found = list(_flows_from(ct.entries(conntrack, mark, mask & ~HOST_FLAG), packed))
         for start in range(0, len(found), _BATCH):
@@ -64,22 +75,31 @@ def _end(sockets: NetlinkSocket, conntrack: NetlinkSocket, sources: frozenset[IP
             conntrack.send(*found[start : start + _BATCH])
 
 
-def _flows_from(entries: Iterator[bytes], sources: Collection[bytes]) -> Iterator[NetlinkRequest]:
-    """The requests that delete the flows of these sources."""
+def _flows_from(
+    entries: Iterator[bytes], sources: Mapping[bytes, Collection[int] | None]
+) -> Iterator[NetlinkRequest]:
+    """The requests that delete the flows of these sources in these lanes; None: in all of them."""
     for body in entries:
         values = dict(attributes(body[ct.HEADER_BYTES :]))
         (_, source), *_ = attributes(dict(attributes(values[_ORIGINAL]))[_ADDRESSES])
         if source in sources:
-            about = attribute(_ORIGINAL | NESTED, values[_ORIGINAL]) + attribute(_ID, values[_ID])
-            yield ct.request(ct.DELETE, 0, body[0], about)
+            lanes = sources[source]
+            lane = int.from_bytes(values.get(ct.MARK, b""), "big") & ~HOST_FLAG
+            if lanes is None or lane in lanes:
+                about = attribute(_ORIGINAL | NESTED, values[_ORIGINAL]) + attribute(_ID, values[_ID])
+                yield ct.request(ct.DELETE, 0, body[0], about)
 
 
-def _close_proxied(sockets: NetlinkSocket, sources: Collection[IPAddress]) -> None:
+def _close_proxied(sockets: NetlinkSocket, cuts: Cuts, ports: Mapping[int, int]) -> None:
     for family in (socket.AF_INET, socket.AF_INET6):
         asked = struct.pack("=BBxxI48x", family, socket.IPPROTO_TCP, _NOT_LISTENING)
         for body in sockets.request(_BY_FAMILY, DUMP, asked):
             ours, peer = struct.unpack_from(">H2x16x16s", body, 4)
-            if FIRST_PORT <= ours <= LAST_PORT and _address(body[0], peer) in sources:
+            source = _address(body[0], peer)
+            if not FIRST_PORT <= ours <= LAST_PORT or source not in cuts:
+                continue
+            lanes = cuts[source]
+            if lanes is None or ports.get(ours) in lanes:
                 identity = struct.pack("=BBxxI", family, socket.IPPROTO_TCP, _NOT_LISTENING) + body[4:52]
                 _destroy(sockets, identity)
 

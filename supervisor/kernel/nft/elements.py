@@ -43,6 +43,17 @@ def pack_for(described: Set, ends: Mapping[int, int]) -> list[bytes]:
     ]
 
 
+def pack_lasting(described: Set, ends: Mapping[Element, int]) -> list[bytes]:
+    """The list attributes for elements that end by themselves, each with its milliseconds; none that is a
+    plain interval.
+    """
+    return [
+        packed
+        for element, milliseconds in ends.items()
+        for packed in _pack(described, element, attribute(_TIMEOUT, milliseconds.to_bytes(8, "big")))
+    ]
+
+
 def _pack_intervals(described: Set, elements: Iterable[Element]) -> Iterator[bytes]:
     """There are ten thousands of these; only the numbers in them differ."""
     size = described.key[0].length
@@ -128,18 +139,18 @@ def _place(data: bytes, at: int, *path: int) -> int:
     return at + 4
 
 
-def _pack(described: Set, element: Element) -> Iterator[bytes]:
+def _pack(described: Set, element: Element, more: bytes = b"") -> Iterator[bytes]:
     data = (
         attribute(_DATA | NESTED, attribute(_VALUE, _pack_value(described, element)))
         if element.value
         else b""
     )
     if not described.interval:
-        yield _list_element(_nested_key(_KEY, _concatenated(described.key, element.key)), data)
+        yield _list_element(_nested_key(_KEY, _concatenated(described.key, element.key)), data, more)
     else:
         low = _concatenated(described.key, element.key, interval=True)
         high = _concatenated(described.key, element.key, interval=True, end=True)
-        yield _list_element(_nested_key(_KEY, low), data, _nested_key(_KEY_END, high))
+        yield _list_element(_nested_key(_KEY, low), data, _nested_key(_KEY_END, high), more)
 
 
 def _pack_value(described: Set, element: Element) -> bytes:

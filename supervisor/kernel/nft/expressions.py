@@ -323,24 +323,20 @@ def mark_and_destination(version: int) -> Clause:
     )
 
 
-def mark_and_source(version: int) -> Clause:
-    """Load `meta mark . ip saddr` for a set with intervals."""
+def mark_and_source(version: int, intervals: bool = True) -> Clause:
+    """Load `meta mark . ip saddr`, for a set with intervals or without."""
     offset, _, length = _ADDRESS[version]
-    return (
-        *family(version),
-        *meta("mark"),
-        _big_endian(),
-        _payload(_NETWORK_HEADER, offset, length, _SECOND_WORD),
-    )
+    order = (_big_endian(),) if intervals else ()
+    return (*family(version), *meta("mark"), *order, _payload(_NETWORK_HEADER, offset, length, _SECOND_WORD))
 
 
-def mark_source_and_port(version: int) -> Clause:
-    """Load `meta mark . ip saddr . meta l4proto . th dport` for a set with intervals. A packet without
-    ports finds nothing.
+def mark_source_and_port(version: int, intervals: bool = True) -> Clause:
+    """Load `meta mark . ip saddr . meta l4proto . th dport`, for a set with intervals or without. A packet
+    without ports finds nothing.
     """
     protocol = _SECOND_WORD + _ADDRESS[version][2] // 4
     return (
-        *mark_and_source(version),
+        *mark_and_source(version, intervals),
         *meta("l4proto", protocol),
         _payload(_TRANSPORT_HEADER, 2, 2, protocol + 1),
     )

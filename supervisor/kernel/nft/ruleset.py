@@ -206,6 +206,9 @@ def _gate() -> Iterator[ex.Clause]:
         yield _join(denied, ex.counter(), ex.reject())
     for v in (4, 6):
         yield _join(ex.mark_source_and_port(v), ex.within(f"allowed{v}"), ex.leave())
+    for v in (4, 6):  # by person: elements that end by themselves when nobody renews them
+        yield _join(ex.mark_and_source(v, intervals=False), ex.within(f"people{v}"), ex.leave())
+        yield _join(ex.mark_source_and_port(v, intervals=False), ex.within(f"people_ports{v}"), ex.leave())
     for v in (4, 6):
         refused = _join(ex.mark_and_source(v), ex.within(f"refused{v}"))
         yield _join(ex.tcp(), refused, ex.reset())

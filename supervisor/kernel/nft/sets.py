@@ -10,6 +10,7 @@ from supervisor.core.network.lanes import SHARES, share_set
 
 PERMITTED = "permitted"  # lanes whose exclusive clients may send, each for some seconds
 _SOURCES = 65536  # that hold connections to proxies; beyond that number nobody's are limited
+PEOPLE_ELEMENTS = 1 << 18  # more than twice `core.network.admission.MAX_ELEMENTS`
 _LANES = 4096  # at least twice as many as there can be: while elements are exchanged, both count
 
 
@@ -66,7 +67,7 @@ class Set:
     counter: bool = False  # each element counts the packets that were looked up successfully
     size: int = 0  # most elements; a number lets the kernel take a quicker kind of hash table
     dynamic: bool = False  # rules add elements; the kernel removes them when their connections are over
-    timeout: bool = False  # each element ends by itself (`Nftables.permit`)
+    timeout: bool = False  # each element ends by itself (`Nftables.permit`, `Nftables.admit`)
     typeof: bytes = b""  # nft's user data where the kinds do not say it all
 
     @property
@@ -120,5 +121,10 @@ def all_sets() -> Iterator[Set]:
     for share in SHARES:
         yield Set(share_set(share), (PORT,))
     yield Set(PERMITTED, (GROUP,), size=_LANES, timeout=True)
+    for version, address in ADDRESS.items():
+        yield Set(f"people{version}", (MARK, address), size=PEOPLE_ELEMENTS, timeout=True)
+        yield Set(
+            f"people_ports{version}", (MARK, address, PROTOCOL, PORT), size=PEOPLE_ELEMENTS, timeout=True
+        )
     for version, address in ADDRESS.items():
         yield Set(f"held{version}", (PORT, address), size=_SOURCES, dynamic=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from common.netlink import (
@@ -27,7 +27,7 @@ from supervisor.core.network.changes import Change, Op
 from supervisor.core.network.layout import Element, Table
 from supervisor.kernel.netlink.socket import AsyncNetlink
 from supervisor.kernel.nft import messages as nft
-from supervisor.kernel.nft.elements import pack, pack_for, unpack
+from supervisor.kernel.nft.elements import pack, pack_for, pack_lasting, unpack
 from supervisor.kernel.nft.messages import OWNER, PERSIST, elements_of, nft_request
 from supervisor.kernel.nft.ruleset import TABLE, Ruleset
 from supervisor.kernel.nft.sets import PERMITTED, Set
@@ -75,6 +75,8 @@ class Nftables:
         self._sets = {described.name: described for described in self._ruleset.sets}
         self._built: _Shape | None = None
         self._permitted: Mapping[int, float] = {}  # lanes: until when (monotonic seconds)
+        self._admitted: dict[Element, float] = {}  # let in by person: until when (monotonic seconds)
+        self._sure_of_people = True  # the kernel has said yes to what `admit` said last
         self._closed_since: float | None = None
         # By set: what was last read, as the kernel said it and as elements. It hardly ever changes.
         self._known: dict[str, tuple[list[bytes], list[Element]]] = {}
@@ -146,6 +148,49 @@ class Nftables:
             if error is not None:
                 raise error
 
+    async def admit(self, gone: Sequence[Element], new: Mapping[Element, float]) -> None:
+        """People are let in by these new elements until these moments (monotonic seconds), and no more by
+        those that are gone; one that is in both is renewed. OSError: the table is not there, or not ours;
+        the next call then writes all of them.
+        """
+        # Before it is done: a table that is made meanwhile has the new ones.
+        for each in gone:
+            self._admitted.pop(each, None)
+        self._admitted |= new
+        sure, self._sure_of_people = self._sure_of_people, False
+        try:
+            if not sure:
+                raise FileNotFoundError
+            await self._talk(await run_offloaded(len(gone) + len(new), self._exchange, gone, new))
+        except FileNotFoundError:  # some have ended by themselves, or nobody knows
+            await self._talk(await run_offloaded(len(self._admitted), self._anew))
+        self._sure_of_people = True
+
+    def _exchange(self, gone: Sequence[Element], new: Mapping[Element, float]) -> list[NetlinkRequest]:
+        removals = self._element_messages(Change(Op.REMOVE, each) for each in gone)
+        return [*removals, *self._admits(new)]
+
+    def _anew(self) -> list[NetlinkRequest]:
+        names = (name for name in self._sets if name.startswith("people"))
+        flushed = [nft_request(nft.DELETE_ELEMENTS, 0, elements_of(name)) for name in names]
+        return [*flushed, *self._admits(dict(self._admitted))]
+
+    async def _talk(self, requests: Sequence[NetlinkRequest]) -> None:
+        if not requests:
+            return
+        for error in await self._owner.talk(nft.transaction(requests), [0, len(requests)]):
+            if error is not None:
+                raise error
+
+    def _admits(self, ends: Mapping[Element, float]) -> Iterator[NetlinkRequest]:
+        now = time.monotonic()
+        lasting: dict[str, dict[Element, int]] = {}
+        for element, end in ends.items():
+            if (left := int((end - now) * 1000)) > 0:
+                lasting.setdefault(element.set, {})[element] = left
+        for name, elements in sorted(lasting.items()):
+            yield from _lists(name, pack_lasting(self._sets[name], elements), nft.NEW_ELEMENTS)
+
     def _permits(self) -> list[NetlinkRequest]:
         now = time.monotonic()
         lasting = {lane: int((end - now) * 1000) for lane, end in self._permitted.items()}
@@ -165,6 +210,7 @@ class Nftables:
             *(nft.table_creation(self._ruleset, self._flags, since) if build else []),
             *elements,
             *(self._permits() if build else []),
+            *(self._admits(self._admitted) if build else []),
         ]
         # The kernel answers a refused transaction at its first message, and each failure in it.
         said = await self._owner.talk(nft.transaction(requests), [0, len(requests)])
@@ -182,18 +228,14 @@ class Nftables:
 
     def _element_messages(self, changes: Iterable[Change]) -> list[NetlinkRequest]:
         """Removals first: intervals of the new elements may overlap old ones."""
-        requests = []
+        requests: list[NetlinkRequest] = []
         grouped: dict[tuple[bool, str], list[Element]] = {}
         for change in changes:
             if isinstance(change.item, Element):
                 grouped.setdefault((change.op is Op.ADD, change.item.set), []).append(change.item)
         for (add, name), elements in sorted(grouped.items(), key=lambda entry: entry[0]):
             packed = pack(self._sets[name], elements)
-            kind, flags = (nft.NEW_ELEMENTS, CREATE) if add else (nft.DELETE_ELEMENTS, 0)
-            for start in range(0, len(packed), _LIST_ELEMENTS):
-                part = b"".join(packed[start : start + _LIST_ELEMENTS])
-                body = elements_of(name) + attribute(nft.ELEMENTS_LIST | NESTED, part)
-                requests.append(nft_request(kind, flags, body))
+            requests.extend(_lists(name, packed, nft.NEW_ELEMENTS if add else nft.DELETE_ELEMENTS))
         return requests
 
     async def _dump(self, kind: int, body: bytes = b"") -> list[Attributes]:
@@ -230,3 +272,11 @@ class Nftables:
             elements = await run_offloaded(many, lambda: list(unpack(described, data)))
             self._known[described.name] = data, elements
         return elements
+
+
+def _lists(name: str, packed: Sequence[bytes], kind: int) -> Iterator[NetlinkRequest]:
+    """These elements of one set, in as many messages as they need."""
+    for start in range(0, len(packed), _LIST_ELEMENTS):
+        part = b"".join(packed[start : start + _LIST_ELEMENTS])
+        body = elements_of(name) + attribute(nft.ELEMENTS_LIST | NESTED, part)
+        yield nft_request(kind, CREATE if kind == nft.NEW_ELEMENTS else 0, body)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from datetime import datetime
 from pathlib import Path
 
 from supervisor import disk
@@ -20,9 +21,12 @@ class RotatedFile:
     call continues where that one failed.
     """
 
-    def __init__(self, path: Path, max_size: int, keep: int) -> None:
-        """`max_size` in bytes; `keep` is the number of older files that are kept."""
-        self.path, self._max_size, self._keep = path, max_size, keep
+    def __init__(self, path: Path, max_size: int, keep: int, keep_for: float | None = None) -> None:
+        """`max_size` in bytes; `keep` is the number of older files that are kept. `keep_for`: no line is kept
+        for longer than these seconds, and each at least half as long; None: as long as its file.
+        """
+        self.path, self._max_size, self._keep, self._keep_for = path, max_size, keep, keep_for
+        self._began: float | None = None  # Unix time of the first line; None: it is empty
         self._fd: int | None = None
         self._rest = memoryview(b"")  # what is left of a partial write
 
@@ -37,6 +41,7 @@ class RotatedFile:
             size = os.fstat(fd).st_size
             if size and not self._rest and os.pread(fd, 1, size - 1) != b"\n":
                 os.write(fd, b"\n")
+            self._began = _first_moment(fd) if size else None
         except OSError:
             os.close(fd)
             raise
@@ -78,8 +83,21 @@ class RotatedFile:
         if self._replaced():
             self.close()
             self.open()
+        if self._keep_for is not None:
+            self._expire(until, self._keep_for / 2)
         os.utime(self._fd, (until, until))
         os.fsync(self._fd)
+
+    def _expire(self, now: float, half: float) -> None:
+        """Rotate the file before its first line is too old; delete older files whose last line is."""
+        if self._began is None:
+            self._began = now
+        elif now - self._began >= half and not self._rest:
+            self._rotate()
+        for number in range(1, self._keep + 1):
+            with contextlib.suppress(FileNotFoundError):
+                if now - _older(self.path, number).stat().st_mtime >= half:
+                    _older(self.path, number).unlink()
 
     def close(self) -> None:
         """Close the file."""
@@ -112,6 +130,14 @@ class RotatedFile:
             else:
                 self.path.unlink()
         self.open()
+
+
+def _first_moment(fd: int) -> float | None:
+    """Unix time of the first line; that of the last change, if it does not say."""
+    try:
+        return datetime.fromisoformat(os.pread(fd, 64, 0).split(b'"')[3].decode()).timestamp()
+    except (ValueError, IndexError):
+        return os.fstat(fd).st_mtime
 
 
 def _older(path: Path, number: int) -> Path:

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from supervisor.core.identity.book import Holding
 from supervisor.core.network.lanes import slot_of
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.views.audit_lines import (
@@ -25,10 +26,12 @@ from supervisor.core.views.audit_lines import (
     FlowNames,
     FlowRecord,
     Gap,
+    began_at,
     flow_line,
     line,
     lost_kind,
     parse_stamp,
+    person_keys,
 )
 from supervisor.reports.audit.rotation import RotatedFile
 
@@ -38,6 +41,7 @@ RETRY_SECONDS = 1.0  # between attempts to write to a disk that failed
 _MAX_BATCH_ENTRIES = 200  # in one write, so that other threads get the GIL in between
 
 Changed = Callable[[], None]
+Person = Callable[[bytes, float], Holding | None]  # of an address (packed) at a moment (Unix time)
 
 
 class AuditWriter:
@@ -50,10 +54,12 @@ class AuditWriter:
         sessions: Mapping[tuple[str, int], str],
         changed: Changed = lambda: None,
         clock: Callable[[], float] = time.time,
+        person: Person | None = None,
     ) -> None:
         """`plan` and `sessions` (ids by tunnel and slot) are read in the thread, which calls `changed` when
-        `problem` has changed.
+        `problem` has changed, and `person` for each flow; None: the lines name nobody.
         """
+        self._person = person
         self._file, self._plan, self._sessions = file, plan, sessions
         self._changed, self._clock = changed, clock
         self._log = structlog.get_logger()
@@ -171,10 +177,19 @@ class AuditWriter:
             self._names = FlowNames(plan, self._names)
         names = self._names
         tunnel = names.tunnel(entry.lane)
-        self.accounts.add(entry, tunnel or "")
+        who, keys = self._named(entry)
+        self.accounts.add(entry, tunnel or "", who)
         self.accounts.events[entry.change.value] += 1
         session = None if tunnel is None else self._sessions.get((tunnel, slot_of(entry.lane)))
-        return flow_line(entry, tunnel, session, names.segment(entry.source), names.real(entry))
+        return flow_line(entry, tunnel, session, names.segment(entry.source), names.real(entry), keys)
+
+    def _named(self, flow: FlowRecord) -> tuple[str, str]:
+        """The person behind a flow when it began ("": not known), and the keys of its line about that."""
+        if self._person is None:
+            return "", ""
+        began = began_at(flow)
+        holding = None if began is None else self._person(flow.source, began)
+        return "" if holding is None else holding.person, person_keys(holding)
 
     def _report(self, problem: str | None) -> None:
         if problem == self.problem:

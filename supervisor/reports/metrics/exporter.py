@@ -155,6 +155,8 @@ class Metrics:
                 members,
             )
         yield from self._of_locks()
+        if (age := self._sources.book_age()) is not None:
+            yield _gauge("hub_book_age_seconds", "Time since the hub was last heard of.", age)
         yield _counter(
             "log_events_dropped",
             "Log lines dropped because nobody read them in time.",

@@ -73,6 +73,8 @@ class ScrapeSources:
     members: Callable[[], Mapping[str, bool] | None] = lambda: None
     # Whether the lock engine answers, and which accounts' locks this member holds; None: there is no engine.
     locks: Callable[[], tuple[bool, Mapping[str, bool]] | None] = lambda: None
+    # Seconds since the hub was last heard of; None: never, or there is none.
+    book_age: Callable[[], float | None] = lambda: None
     # Metrics with which destinations are announced, by destination; None: nothing ever is.
     announced: Callable[[], Mapping[str, int] | None] = lambda: None
     # Names of the open incidents.

@@ -23,6 +23,7 @@ from tunnels.kinds.openvpn.options import SECRETS
 from tunnels.kinds.openvpn.profile import OpenVPNProfile, read_profile
 from tunnels.kinds.openvpn.syntax import Directive
 from tunnels.profiles import ProfileError, of_file, referenced_file
+from tunnels.proposals import ImportSource, ProposedTunnel
 
 CONNECT_SECONDS = 10  # for one server to answer at all
 HANDSHAKE_SECONDS = 20  # for the TLS handshake with it, and until it has pushed its settings
@@ -223,6 +224,12 @@ def _text(secret: bytes) -> str:
     return secret.decode("utf-8", "replace").rstrip("\r\n")
 
 
+def _propose(source: ImportSource) -> ProposedTunnel | None:
+    from tunnels.kinds.openvpn.proposal import propose  # which the daemon does without
+
+    return propose(source)
+
+
 OPENVPN = Kind(
     name="openvpn",
     options=OpenVPN,
@@ -238,4 +245,5 @@ OPENVPN = Kind(
     ask_sign_of_life=(Say(ASK_COUNTERS),),
     endpoint=lambda tunnel: str(tunnel.config),
     certificates=_certificates,
+    propose=_propose,
 )

@@ -41,6 +41,7 @@ from tunnels.kinds.sshuttle.keys import UserCertificate, read_certificate, read_
 from tunnels.kinds.sshuttle.known_hosts import knows, read_known_hosts
 from tunnels.kinds.sshuttle.limits import NOT_FULL, WORKER_CONNECTIONS_PER_SOURCE
 from tunnels.profiles import of_file
+from tunnels.proposals import ImportSource, ProposedTunnel
 
 PROGRAM = Path(__file__).with_name("driver.py")
 
@@ -328,6 +329,12 @@ def _described(certificate: UserCertificate) -> str:
     )
 
 
+def _propose(source: ImportSource) -> ProposedTunnel | None:
+    from tunnels.kinds.sshuttle.proposal import propose  # which the daemon does without
+
+    return propose(source)
+
+
 SSHUTTLE = Kind(
     name="sshuttle",
     options=Sshuttle,
@@ -345,4 +352,5 @@ SSHUTTLE = Kind(
     inner_probe=lambda tunnel: (
         f"tcp://127.0.0.1:{SshAccount.parse(tunnel.remote).port}"
     ),  # as the remote host sees itself: the very ssh server speaks first
+    propose=_propose,
 )

@@ -37,7 +37,7 @@ _PEER = MappingProxyType(
 )
 _MANY = frozenset({"Address", "AllowedIPs"})  # these may stand in several lines
 _HOOK = "programs of a customer's file are not run"
-_OWNED = MappingProxyType(
+OWNED = MappingProxyType(
     {
         "dns": "names are resolved as this host does it",
         "table": "routes are the daemon's",
@@ -198,8 +198,8 @@ def _take(sections: Sequence[_Section], number: int, line: str, notes: list[File
     if not sections:
         raise ProfileError(f"{name} stands before the first section", number)
     section = sections[-1]
-    if section.name == "interface" and name.lower() in _OWNED:
-        notes.append(_note(f"{name} is left out: {_OWNED[name.lower()]}", number))
+    if section.name == "interface" and name.lower() in OWNED:
+        notes.append(_note(f"{name} is left out: {OWNED[name.lower()]}", number))
         return
     proper = (_INTERFACE if section.name == "interface" else _PEER).get(name.lower())
     if proper is None:

@@ -20,6 +20,7 @@ from tunnels.failure_patterns import table
 from tunnels.kinds.wireguard.config import WireGuardProfile, read_profile
 from tunnels.kinds.wireguard.cryptokey_routing import owners
 from tunnels.profiles import ProfileError, of_file
+from tunnels.proposals import ImportSource, ProposedTunnel
 
 MTU_BYTES = 1420  # fits into a path of 1500, also if the peer is reached over IPv6
 SOCKETS = Path("/run/wireguard")  # wireguard-go insists on a file for each interface here
@@ -150,6 +151,12 @@ def _dialogue(tunnel: WireGuard, inputs: Mapping[str, bytes]) -> ProgramDialogue
     return ProgramDialogue({}, _LINES)
 
 
+def _propose(source: ImportSource) -> ProposedTunnel | None:
+    from tunnels.kinds.wireguard.proposal import propose  # which the daemon does without
+
+    return propose(source)
+
+
 WIREGUARD = Kind(
     name="wireguard",
     options=WireGuard,
@@ -165,4 +172,5 @@ WIREGUARD = Kind(
     ask_sign_of_life=(ASK_SIGN_OF_LIFE,),
     unlimited_session=True,
     uses=lambda tunnel: frozenset(("device", "mtu")),
+    propose=_propose,
 )

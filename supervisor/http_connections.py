@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from urllib.parse import urlsplit
 
-from supervisor.fleet.lock_service import LockServiceAway, LockServiceDenied
-
-MAX_ANSWER_BYTES = 32 << 20
+MAX_ANSWER_BYTES = 32 << 20  # 500 orders that 50 members have acknowledged have 6 MiB
 MAX_LINE_BYTES = 4 << 20  # of a stream: etcd's largest event
 MAX_IDLE_CONNECTIONS = 2  # that are kept per endpoint
 STREAM_SECONDS = 60.0  # after which a stream is begun anew: a dead connection looks like a silent one
@@ -46,6 +44,14 @@ class HttpAnswer:
     def text(self) -> str:
         """The body as a short line, for messages."""
         return " ".join(self.body.decode("utf-8", "backslashreplace").split())[:200]
+
+
+class EndpointAway(Exception):
+    """No endpoint has answered in time; the text says what each one did."""
+
+
+class EndpointDenied(EndpointAway):
+    """An endpoint answers, and refuses us: a certificate, a password or a token is wrong."""
 
 
 class HttpProblem(Exception):
@@ -119,12 +125,17 @@ class HttpConnections:
         self._endpoints, self._tls, self._budget = list(endpoints), tls, budget
         self._idle: dict[str, list[_Connection]] = {}
 
-    async def ask(self, request: HttpRequest) -> HttpAnswer:
-        """The first answer below status 500. LockServiceAway, LockServiceDenied (a certificate was refused).
+    def end(self) -> float:
+        """When a call that begins now must be over, for several requests that belong together."""
+        return monotonic() + self._budget
 
-        A request may be carried out twice: all of ours can be.
+    async def ask(self, request: HttpRequest, end: float | None = None) -> HttpAnswer:
+        """The first answer below status 500. EndpointAway, EndpointDenied (a certificate was refused).
+
+        A request may be carried out twice: all of ours can be. `end`: see there; None: a call of its own.
         """
-        end, said, denied = monotonic() + self._budget, [], False
+        end = self.end() if end is None else end
+        said, denied = list[str](), False
         endpoints = list(self._endpoints)
         for left, endpoint in zip(range(len(endpoints), 0, -1), endpoints, strict=True):
             try:
@@ -138,11 +149,11 @@ class HttpConnections:
                     self._prefer(endpoint)
                     return answer
                 said.append(f"{endpoint}: {answer.status} {answer.text}")
-        raise (LockServiceDenied if denied else LockServiceAway)("; ".join(said))
+        raise (EndpointDenied if denied else EndpointAway)("; ".join(said))
 
     async def lines(self, request: HttpRequest) -> AsyncIterator[bytes]:
         """The lines of an answer that goes on, of one endpoint; it ends after STREAM_SECONDS.
-        LockServiceAway.
+        EndpointAway.
         """
         rest = b""
         async with self._dedicated() as connection:
@@ -158,13 +169,13 @@ class HttpConnections:
                     yield line
 
     async def once(self, request: HttpRequest, seconds: float) -> HttpAnswer:
-        """The answer of one endpoint to a request that waits there for so many seconds. LockServiceAway."""
+        """The answer of one endpoint to a request that waits there for so many seconds. EndpointAway."""
         async with self._dedicated() as connection, asyncio.timeout(self._budget + seconds):
             return await connection.whole(request)
 
     @contextlib.asynccontextmanager
     async def _dedicated(self) -> AsyncIterator[_Connection]:
-        """A connection for one request that lasts. What goes wrong with it is LockServiceAway, and the next
+        """A connection for one request that lasts. What goes wrong with it is EndpointAway, and the next
         one goes to another endpoint.
         """
         endpoint, connection = self._endpoints[0], None
@@ -174,7 +185,7 @@ class HttpConnections:
             yield connection
         except _PROBLEMS as error:
             self._prefer_another(endpoint)
-            raise LockServiceAway(f"{endpoint}: {_explained(endpoint, error)}") from error
+            raise EndpointAway(f"{endpoint}: {_explained(endpoint, error)}") from error
         finally:
             if connection is not None:
                 connection.close()

@@ -1,0 +1,1 @@
+"""Sources of identity: they say which person has which address of the staff VPN."""
