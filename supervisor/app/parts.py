@@ -10,6 +10,7 @@ from supervisor.app.api.status_page_model import StatusPageModel
 from supervisor.app.closing import Closing
 from supervisor.app.files import Files
 from supervisor.app.fleet.membership import Membership
+from supervisor.app.names import NameServiceProcess
 from supervisor.app.preflight.host_watch import HostWatch
 from supervisor.app.stores.last_configuration import LastConfiguration
 from supervisor.app.stores.last_end import LastEnd
@@ -62,6 +63,7 @@ class DataPlane:
     network: KernelNetwork
     prober: ProbeLoop
     flows: FlowWatch
+    names: NameServiceProcess
     group: ClientGroup | None  # None: clients stay in the group of the daemon
 
 
