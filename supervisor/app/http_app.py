@@ -61,5 +61,6 @@ def http_api(
         on_upgrade=upgrade,
         on_hand_over=hand_over,
         membership=parts.fleet,
+        names=data_plane.names,
     )
     return HTTPApi(daemon)

@@ -27,6 +27,7 @@ from supervisor.core.names.wanted import asking_rules, names_of
 from supervisor.core.network.compose import Scope
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import TunnelState
+from supervisor.core.views.documents import NameServiceEntry
 from supervisor.version import version
 from tunnels.settings import Tunnel
 
@@ -132,6 +133,14 @@ class NameServiceProcess:
             return None
         finally:
             self._looking.pop(number, None)
+
+    @property
+    def status(self) -> NameServiceEntry | None:
+        """For the status document."""
+        if self._writer is None or not self.report:
+            return None
+        asked, failed = self.report["per_second"]
+        return {"questions_per_second": asked, "failures_per_second": failed}
 
     # --- the process
 

@@ -218,8 +218,7 @@ def _data_plane(base: _Base, host: HostWatch, owner: Owner, kept: Mapping[str, s
     flows = FlowWatch(base.inbox.post, network.settled, log_warning, base.faults.contained)
     base.closing.add("flows", flows.close)
     random_unit, contained = random.SystemRandom().random, base.faults.contained
-    replies = LaneReplies()
-    prober = ProbeLoop(base.inbox.post, network.settled, random_unit, LinkBytes(), replies, contained)
+    prober = ProbeLoop(base.inbox.post, network.settled, random_unit, LinkBytes(), LaneReplies(), contained)
     base.closing.add("prober", prober.close)
     offset = base.identity.wall_offset
     names = NameServiceProcess(base.runtime_dir, runner.reaper, group, offset, base.inbox.post)
@@ -289,6 +288,7 @@ def _reports(
         refused=lambda: refused_packets(engine.plan),
         pagerduty=lambda: pagers.status,
         announced=lambda: metrics_by_destination(engine.plan),
+        names=lambda: data_plane.names.report,
         sent_events=sent.counts,
         log_dropped=log_dropped,
         certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},

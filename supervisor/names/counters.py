@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+_SERVFAIL = 2
 OTHERS = ""  # the tunnel of names that are nobody's
 
 
@@ -19,6 +20,12 @@ class Counters:
     forged: Counter[str] = field(default_factory=Counter)  # messages that answer no query of ours
     unanswered: Counter[str] = field(default_factory=Counter)  # queries that no server answered in time
     strangers: int = 0  # queries from outside of staff's networks
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """Responses, and those of them that are failures."""
+        failed = sum(count for (_, rcode), count in self.responses.items() if rcode == _SERVFAIL)
+        return self.responses.total(), failed
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""

@@ -41,6 +41,7 @@ class NameProcess:
         self._state = NameServiceState(AskingRules(()))
         self._daemon: asyncio.StreamWriter | None = None
         self._over = asyncio.Event()
+        self._rates = [0.0, 0.0]  # questions and failures a second
         self._looking: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -102,8 +103,12 @@ class NameProcess:
 
     async def _report(self) -> None:
         before: object = None
+        counted = (0, 0)
         while True:
             await asyncio.sleep(REPORT_SECONDS)
+            now = self._resolver.counters.totals
+            since = [round((new - old) / REPORT_SECONDS, 1) for new, old in zip(now, counted, strict=True)]
+            self._rates, counted = since, now
             news = self._news()
             if news != before:
                 before = news
@@ -116,7 +121,8 @@ class NameProcess:
                 await self._listeners.set(self._state.rules.listen)
 
     def _news(self) -> dict[str, Any]:
-        return {"report": self._resolver.counters.plain() | {"problems": self._listeners.problems}}
+        about = {"problems": self._listeners.problems, "per_second": self._rates}
+        return {"report": self._resolver.counters.plain() | about}
 
     def _say(self, what: dict[str, Any]) -> None:
         if self._daemon is not None and not self._daemon.is_closing():

@@ -157,6 +157,26 @@ def test_staff_reach_the_right_customer_by_name(lab: Lab, named: LabDaemon, site
     assert "status: NXDOMAIN" in ask(lab, "nobody.acme.internal")
     assert "timed out" in ask(lab, "db1.acme.internal", source=_stranger(lab)), "strangers get no answer"
     _all_names(lab)
+    _explained(named)
+
+
+def _explained(daemon: LabDaemon) -> None:
+    """`why`, `status` and metrics."""
+    said = daemon.cli("why", "db1.globex.internal", "--from", "10.8.0.2")
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "db1.globex.internal is 100.65.0.80, asked of 10.0.0.53 inside globex-dc" in said.stdout
+    assert "db1.globex.internal: 100.65.0.80 (10.0.0.80 behind globex-dc) is carried by" in said.stdout
+    said = daemon.cli("why", "www.example.com")
+    assert (said.returncode, "is in no tunnel's" in said.stdout) == (1, True)
+    assert "name servers pushed: 10.0.0.53" in daemon.cli("status", "globex-dc").stdout
+    eventually(
+        lambda: daemon.metric("facilitator_names_responses_total", tunnel="acme-dc", rcode="NOERROR") > HOSTS,
+        10,
+        "they are counted",
+    )
+    assert daemon.metric("facilitator_names_dropped_records_total", tunnel="acme-dc") >= 1
+    assert daemon.metric("facilitator_names_strangers_total") >= 1
+    assert daemon.status()["names"]["failures_per_second"] == 0.0
 
 
 def _stranger(lab: Lab) -> str:
