@@ -12,7 +12,7 @@ import click
 
 from supervisor.cli.options import ask, fail, socket_option
 from supervisor.cli.output import paint, say, say_json
-from supervisor.core.diagnosis.query import parse_query
+from supervisor.core.diagnosis.query import is_name, parse_query
 from supervisor.core.exits import Exit
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ def why(
     """Say what would become of a packet to ADDRESS now, and why: who may send it, which tunnel carries it,
     and what the kernel holds.
 
-    ADDRESS is what staff use, or the real one at the far side where the two differ. With a hub in the
-    configuration, an address of staff: whose it is, and which tunnels let that person in.
+    ADDRESS is what staff use, or the real one at the far side where the two differ. It may also be a name
+    behind a tunnel (`names:`), which is then asked for. With a hub in the configuration, an address of staff:
+    whose it is, and which tunnels let that person in.
 
     Exit code 0: it is carried. 3: the tunnel that should carry it is not up. 1: nothing carries it, or
     something is in the way.
@@ -45,11 +46,13 @@ def why(
     \b
     Example: facilitator why 10.77.0.10 --from 10.8.0.2 --port 443
     """
+    parts: dict[str, object] = {"address": address, "from": source, "port": port}
     try:
-        asked = parse_query(address, source, port)
+        if not is_name(address):
+            asked = parse_query(address, source, port)
+            parts = {"address": asked.address, "from": asked.source, "port": asked.port}
     except ValueError as error:
         fail(Exit.USAGE, str(error))
-    parts = {"address": asked.address, "from": asked.source, "port": asked.port}
     query = urlencode({name: str(value) for name, value in parts.items() if value is not None})
     answer: WhyDocument = ask(lambda client: client.get(f"/api/v1/why?{query}"), config, socket_path)
     if as_json:

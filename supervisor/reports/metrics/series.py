@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from supervisor.core.network.traffic import Carried
 from supervisor.core.network.wanted import RouteCounts
@@ -77,6 +77,8 @@ class ScrapeSources:
     book_age: Callable[[], float | None] = lambda: None
     # Metrics with which destinations are announced, by destination; None: nothing ever is.
     announced: Callable[[], Mapping[str, int] | None] = lambda: None
+    # What the name service has counted (`names.counters`); empty: it does not run.
+    names: Callable[[], Mapping[str, Any]] = lambda: MappingProxyType({})
     # Attempts to send an event to PagerDuty, by action and result.
     sent_events: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})
 
