@@ -23,7 +23,7 @@ LAB_PROGRAMS := openvpn sshd:openssh-server ssh:openssh-client nft:nftables ip:i
 KIND_PROGRAMS := wireguard-go openconnect ocserv vpnc charon-systemd swanctl:strongswan-swanctl \
 	$(CHARON)openssl.so:libstrongswan-standard-plugins $(CHARON)kernel-libipsec.so:libcharon-extra-plugins \
 	$(CHARON)xauth-generic.so:libcharon-extauth-plugins $(BROWSER)
-TEST_PROGRAMS := ping:iputils-ping conntrack iptables-nft:iptables psql:postgresql promtool:prometheus prometheus-alertmanager mmdebstrap \
+TEST_PROGRAMS := ping:iputils-ping unbound dig:bind9-dnsutils conntrack iptables-nft:iptables psql:postgresql promtool:prometheus prometheus-alertmanager mmdebstrap \
 	systemd-nspawn:systemd-container node:nodejs npm openfortivpn $(FLEET_PROGRAMS) $(KIND_PROGRAMS)
 FLEET_PROGRAMS := bird:bird2 etcd:etcd-server etcdctl:etcd-client bridge:iproute2 keepalived
 

@@ -16,6 +16,7 @@ from supervisor.core.alerting.verdict import Alert
 from supervisor.core.conditions import Condition
 from supervisor.core.faults import Faults
 from supervisor.core.fleet.wishes import lock_wishes
+from supervisor.core.network.compose import Scope
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.lanes import lane_of
 from supervisor.core.network.plan import NetworkPlan
@@ -142,6 +143,11 @@ class Delivery:
         """Tell the keeper of locks what the tunnels want."""
         if (locks := self._out.locks) is not None:
             self.publish("locks", lambda: locks.set(lock_wishes(snapshot)))
+
+    def name(self, scope: Scope, snapshot: Snapshot, lanes: Mapping[str, int]) -> None:
+        """Tell the name service how the tunnels are."""
+        if (names := self._out.names) is not None:
+            self.publish("names", names.set, scope, snapshot, lanes)
 
     def alert(self, alerts: Mapping[str, Alert]) -> None:
         """Set the verdicts of the alerters."""

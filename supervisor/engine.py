@@ -380,6 +380,7 @@ class Engine:
         self._out.probe(probe_jobs(members, self._lanes, self._tunnel_set.kinds, self._movable))
         self._out.count(flow_jobs(members, self._lanes, self._scope.idle))
         self._out.lock(self.snapshot)
+        self._out.name(self._scope, self.snapshot, self._lanes)
         self._publish_alerts()
         snapshot = self.snapshot
         for future, condition in list(self._waiters.items()):

@@ -13,6 +13,7 @@ from typing import Protocol
 from supervisor.core.alerting.verdict import Alert
 from supervisor.core.conditions import Condition
 from supervisor.core.fleet.wishes import LockWish
+from supervisor.core.network.compose import Scope
 from supervisor.core.network.flow_counting import FlowJob
 from supervisor.core.network.plan import NetworkPlan
 from supervisor.core.session.jobs import ProbeJob
@@ -91,6 +92,13 @@ class FlowCounter(Protocol):
         """The jobs by lane, exactly these."""
 
 
+class Names(Protocol):
+    """Answers staff with names behind the tunnels."""
+
+    def set(self, scope: Scope, snapshot: Snapshot, lanes: Mapping[str, int]) -> None:
+        """What it goes by from now on; returns at once. `lanes`: of the tunnels' first slots."""
+
+
 class Locks(Protocol):
     """Holds the locks of exclusive tunnels and posts `LockChanged`."""
 
@@ -136,3 +144,4 @@ class Outputs:
     watchers: tuple[Watcher, ...] = ()
     keepers: tuple[Keeper, ...] = ()
     locks: Locks | None = None  # None: no lock engine is configured, and no tunnel is exclusive
+    names: Names | None = None

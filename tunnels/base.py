@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from common.quantities import Seconds
 from common.settings import Settings
-from tunnels.networks import IPNetwork
+from tunnels.networks import IPAddress, IPNetwork
 from tunnels.proposals import ImportSource, ProposedTunnel
 from tunnels.settings import Destination, Login, Network, Probe, Secret, Tunnel
 from tunnels.text import one_line
@@ -245,6 +245,7 @@ class Connected:
     mtu: int | None = None  # bytes: the MTU that the interface must have; None: what the client gives it
     # the only networks to which packets pass, as the remote gateway has agreed; empty: any
     agreed: tuple[IPNetwork, ...] = ()
+    name_servers: tuple[IPAddress, ...] = ()  # that the remote gateway pushed: asked only if `names` says so
 
     def __post_init__(self) -> None:
         _clean(self, "address", "address6", "peer")

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from common.constraints import CheckedBy, Exact, Matching, NotEmpty, ReadBy, Whole
 from common.quantities import Pause, Seconds, Share
 from common.settings import Settings, setting
+from tunnels.names import TunnelNames
 from tunnels.networks import IPNetwork
 from tunnels.targets import TargetText
 from tunnels.text import clean
@@ -391,6 +392,9 @@ class Tunnel(Settings):
     reconnect: Reconnect = setting(default=Reconnect())
     alert: AlertSettings = setting(default=AlertSettings())
     hooks: Hooks = setting(default=Hooks())
+    names: TunnelNames | None = setting(
+        default=None, description="names behind the tunnel, for the name service; absent means none"
+    )
     exclusive: Annotated[bool, Exact()] = setting(
         default=False, description="one session per account in the whole fleet; needs fleet.lock"
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from supervisor import disk, early_close
 from supervisor.app.directories import lock, refused, tidy
 from supervisor.app.first_plan import first_plan
+from supervisor.app.names import end_process
 from supervisor.app.stores.changed_sysctls import ChangedSysctls
 from supervisor.app.stores.fleet_orders import FleetOrderFile
 from supervisor.app.stores.state_store import forget
@@ -46,6 +47,8 @@ async def clean(runtime_dir: Path, state_dir: Path, name: str, keep: bool = Fals
             lines += tidy(runtime_dir)
             ended = await sweep(Journal(runtime_dir))
             lines += [f"ended process {pid} of {tunnel}" for tunnel, pid in ended]
+            if await end_process(runtime_dir):
+                lines.append("ended the name service")
             ClientGroup(name).remove()
         with _explained():
             if not keep:

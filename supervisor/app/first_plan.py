@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from ipaddress import ip_address
 
 from supervisor.config import Config
 from supervisor.core.fleet.announcements import Announcements, announce, with_announcements
@@ -48,6 +49,8 @@ def scope(facilitator: str, config: Config) -> Scope:
         config.audit is not None,
         members(config),
         announcing=_announcing(config),
+        listen=() if config.names is None else config.names.listen,
+        upstream=() if config.names is None else tuple(map(ip_address, config.names.upstream)),
     )
 
 

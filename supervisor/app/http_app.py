@@ -63,5 +63,6 @@ def http_api(
         on_hand_over=hand_over,
         membership=parts.fleet,
         people=lambda: parts.people.view,
+        names=data_plane.names,
     )
     return HTTPApi(daemon)

@@ -11,6 +11,7 @@ from supervisor.app.api.status_page_model import StatusPageModel
 from supervisor.app.closing import Closing
 from supervisor.app.files import Files
 from supervisor.app.fleet.membership import Membership
+from supervisor.app.names import NameServiceProcess
 from supervisor.app.owner import Owner
 from supervisor.app.people.watch import PeopleWatch
 from supervisor.app.preflight.host_watch import HostWatch
@@ -80,6 +81,7 @@ class DataPlane:
     network: KernelNetwork
     prober: ProbeLoop
     flows: FlowWatch
+    names: NameServiceProcess
     group: ClientGroup | None  # None: clients stay in the group of the daemon
 
 

@@ -117,6 +117,7 @@ class Shutdown:
             self._hand_over()
             return
         await self.log_off()
+        await parts.data_plane.names.end()
         await parts.reports.hooks.finish(HOOKS_SECONDS)
         parts.data_plane.prober.set({})
         await parts.data_plane.network.close(keep=keep_closed or self._config.on_exit == "keep")

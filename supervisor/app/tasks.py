@@ -47,6 +47,7 @@ def start_tasks(parts: Parts) -> None:
     background.start("http address", watchers.http.run)
     for name, run in parts.fleet.tasks.items() if parts.fleet is not None else ():
         background.start(name, run)
+    background.start("names", parts.data_plane.names.run)
     if parts.locks is not None:
         background.start("locks", parts.locks.run)
     background.start("hub", parts.people.run)

@@ -25,6 +25,7 @@ from supervisor.app.fleet.locks import LockInputs, lock_keeper
 from supervisor.app.fleet.membership import Membership
 from supervisor.app.identity import daemon_identity, utc_offset
 from supervisor.app.log_lines import log_client_line, log_fault, log_warning
+from supervisor.app.names import NameServiceProcess
 from supervisor.app.owner import Owner
 from supervisor.app.paging_config import paging
 from supervisor.app.parts import DataPlane, Parts, Reports, RunInputs, Stores, Watchers
@@ -170,14 +171,10 @@ def build(config: Config, inputs: RunInputs) -> Parts:
 
 
 def _membership(base: _Base, data_plane: DataPlane, stores: Stores) -> Membership | None:
-    made = membership(
-        base.config,
-        base.identity.facilitator,
-        MembershipInputs(
-            base.engine, base.files, base.inbox.post, lambda: stores.stopped.names, data_plane.network.settled
-        ),
+    about = MembershipInputs(
+        base.engine, base.files, base.inbox.post, lambda: stores.stopped.names, data_plane.network.settled
     )
-    if made is not None:
+    if (made := membership(base.config, base.identity.facilitator, about)) is not None:
         base.closing.add("fleet", made.close)
     return made
 
@@ -212,10 +209,12 @@ def _data_plane(base: _Base, host: HostWatch, owner: Owner, kept: Mapping[str, s
     flows = FlowWatch(base.inbox.post, network.settled, log_warning, base.faults.contained)
     base.closing.add("flows", flows.close)
     random_unit, contained = random.SystemRandom().random, base.faults.contained
-    replies = LaneReplies()
-    prober = ProbeLoop(base.inbox.post, network.settled, random_unit, LinkBytes(), replies, contained)
+    prober = ProbeLoop(base.inbox.post, network.settled, random_unit, LinkBytes(), LaneReplies(), contained)
     base.closing.add("prober", prober.close)
-    return DataPlane(runner, network, prober, flows, group)
+    offset = base.identity.wall_offset
+    names = NameServiceProcess(base.runtime_dir, runner.reaper, group, offset, base.inbox.post)
+    base.closing.add("names", names.close)
+    return DataPlane(runner, network, prober, flows, names, group)
 
 
 def _watchers(base: _Base, host: HostWatch, path: Path) -> Watchers:
@@ -280,6 +279,7 @@ def _reports(
         refused=lambda: refused_packets(engine.plan),
         pagerduty=lambda: pagers.status,
         announced=lambda: metrics_by_destination(engine.plan),
+        names=lambda: data_plane.names.report,
         sent_events=sent.counts,
         incidents=lambda: page_model.open_incidents,
         upgrades=lambda: base.identity.upgrades,
@@ -372,12 +372,14 @@ def _outputs(
             watchers.loop,
             watchers.http,
             reports.hooks,
+            data_plane.names,
             *(() if fleet is None else (fleet,)),
             *(() if locks is None else (locks,)),
             base.people,
         ),
         keepers=(stores.records,),
         locks=locks,
+        names=data_plane.names,
     )
 
 

@@ -40,7 +40,7 @@ def _networks(context: click.Context, parameter: click.Parameter, values: tuple[
 )
 @click.option("--probe", "targets", multiple=True, help="A probe target, such as tcp://10.77.0.10:443.")
 @click.option("--username", help="The account, where the file asks for a login or names no user.")
-@click.option("--code", is_flag=True, help="The login needs a one-time code (TOTP).")
+@click.option("--code", is_flag=True, help="The login needs a one-time password (TOTP).")
 @config_option
 def import_(
     config: Path,
@@ -61,7 +61,7 @@ def import_(
     configuration, and the entry is written to conf.d/NAME.yaml; nothing is overwritten.
 
     \b
-    Example: facilitator import acme.ovpn --username svc-facilitator --destination 10.77.0.0/24 --write
+    Example: facilitator import acme.ovpn --username svc-facilitator --write
              facilitator import 'sshuttle -r ops@bastion.example.net 10.90.0.0/16'
     """
     if len(sources) > 1 and (name or destinations or targets):

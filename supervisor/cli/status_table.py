@@ -51,6 +51,9 @@ def status_view(document: StatusDocument, width: int = _NO_TERMINAL_WIDTH) -> Gr
     )
     if closed := document.get("closed_since"):
         headline.append(f", host closed for {age(closed)}")
+    if names := document.get("names"):
+        failing = f", {names['failures_per_second']:.1f} failures/s" if names["failures_per_second"] else ""
+        headline.append(f", {names['questions_per_second']:.1f} names/s{failing}")
     if document["draining"]:
         headline.append("  draining", "yellow")
     rows = [dict(zip(_COLUMNS, _row(entry), strict=True)) for entry in tunnels]
@@ -62,7 +65,15 @@ def status_view(document: StatusDocument, width: int = _NO_TERMINAL_WIDTH) -> Gr
         table.add_row(*(row[column] for column in shown))
     conditions = [_condition(each) for each in document.get("conditions", ())]
     targets = [_target(each) for entry in tunnels for each in entry.get("targets", ())]
-    return Group(headline, *conditions, Text(), table, *(targets if len(tunnels) == 1 else ()))
+    details = (*targets, *map(_name_servers, tunnels)) if len(tunnels) == 1 else ()
+    return Group(headline, *conditions, Text(), table, *details)
+
+
+def _name_servers(entry: TunnelStatus) -> Text:
+    """Those that the gateway of a tunnel that was asked about alone has pushed."""
+    session = entry["session"]
+    pushed = [] if session is None else session.get("name_servers", [])
+    return Text(f"name servers pushed: {', '.join(pushed) or 'none'}")
 
 
 def _target(each: TargetEntry) -> Text:

@@ -12,7 +12,7 @@ import click
 
 from supervisor.cli.options import ask, fail, socket_option
 from supervisor.cli.output import paint, say, say_json
-from supervisor.core.diagnosis.query import parse_query
+from supervisor.core.diagnosis.query import is_name, parse_query
 from supervisor.core.exits import Exit
 
 if TYPE_CHECKING:
@@ -34,19 +34,22 @@ def why(
     """Show how a packet to ADDRESS would be routed right now, and why.
 
     Names who may send it, which tunnel routes it, what the kernel holds, and what blocks it. ADDRESS is the
-    one that users see, or the real one at the remote site if it is mapped. With a hub in the configuration it
-    may be a user's address: who has it, and which tunnels let that person in.
+    one that users see, or the real one at the remote site if it is mapped; or a name behind a tunnel
+    (`names:`), which is resolved; or, with a hub in the configuration, a user's address: who has it, and
+    which tunnels let that person in.
 
     Exit code 0: it is routed. 3: its tunnel is not up. 1: no tunnel routes it, or something blocks it.
 
     \b
     Example: facilitator why 10.77.0.10 --from 10.8.0.2 --port 443
     """
+    parts: dict[str, object] = {"address": address, "from": source, "port": port}
     try:
-        asked = parse_query(address, source, port)
+        if not is_name(address):
+            asked = parse_query(address, source, port)
+            parts = {"address": asked.address, "from": asked.source, "port": asked.port}
     except ValueError as error:
         fail(Exit.USAGE, str(error))
-    parts = {"address": asked.address, "from": asked.source, "port": asked.port}
     query = urlencode({name: str(value) for name, value in parts.items() if value is not None})
     answer: WhyDocument = ask(lambda client: client.get(f"/api/v1/why?{query}"), config, socket_path)
     if as_json:

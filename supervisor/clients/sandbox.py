@@ -98,7 +98,15 @@ DEVICES = (
     "/dev/ppp",
 )
 _NET_ADMIN = "net_admin"
-_CAPABILITIES = {"chown": 0, "dac_override": 1, "setgid": 6, "setuid": 7, "setpcap": 8, _NET_ADMIN: 12}
+_CAPABILITIES = {
+    "chown": 0,
+    "dac_override": 1,
+    "setgid": 6,
+    "setuid": 7,
+    "setpcap": 8,
+    "net_bind_service": 10,
+    _NET_ADMIN: 12,
+}
 
 # linux/landlock.h
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE, _MAKE = (

@@ -23,13 +23,14 @@ _LIVE = frozenset(
         "reconnect",
         "alert",
         "hooks",
+        "names",
         "allow",
         "without_lock",
         "login.max_attempts",
         "login.reconnect_on_change",
     }
 )
-_GLOBAL = ("staff", "alerts", "drain", "on_exit", "audit", "hub", "http.external_url")
+_GLOBAL = ("staff", "alerts", "drain", "on_exit", "audit", "hub", "names", "http.external_url")
 # Used at the start of the daemon only.
 _FIXED = (
     "facilitator.name",

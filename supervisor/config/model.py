@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,7 +24,7 @@ from common.configuration.notation import (
     Url,
 )
 from common.configuration.problems import Problem
-from common.constraints import Whole
+from common.constraints import CheckedBy, NotEmpty, Whole
 from common.quantities import Pause, Seconds
 from common.settings import Settings, setting
 from supervisor.config.fleet import FleetSettings
@@ -142,6 +143,39 @@ class Audit(Settings):
     )
 
 
+def _checked_listen(value: tuple[Listen, ...]) -> tuple[Listen, ...]:
+    for each in value:
+        try:
+            address = ip_address(each.host)
+        except ValueError:
+            raise ValueError(f"{each}: names are listened for on an address; write 10.60.0.1:53") from None
+        if address.is_unspecified:
+            raise ValueError(f"{each}: name the address of this host that staff ask; write 10.60.0.1:53")
+    return value
+
+
+def _checked_upstream(value: tuple[str, ...]) -> tuple[str, ...]:
+    for each in value:
+        try:
+            ip_address(each)
+        except ValueError:
+            raise ValueError(f"{each!r} is not the address of a name server; write 10.60.0.53") from None
+    return value
+
+
+class NameService(Settings):
+    """The customers' names for the staff: a name server that asks behind each tunnel (docs/names.md)."""
+
+    listen: Annotated[tuple[ListenText, ...], NotEmpty(), CheckedBy(_checked_listen)] = setting(
+        description="ADDRESS:PORT, where staff ask for names, over UDP and TCP"
+    )
+    upstream: Annotated[tuple[str, ...], CheckedBy(_checked_upstream)] = setting(
+        default=(),
+        description="addresses of name servers that all other names are handed to; absent means that these are "
+        "refused",
+    )
+
+
 class Globals(Settings):
     """Everything in the file but the tunnels and their defaults."""
 
@@ -161,6 +195,9 @@ class Globals(Settings):
         default=None, description="files with more tunnels, such as conf.d/*.yaml; beside this file"
     )
     hub: IdentitySettings | None = setting(default=None, description="absent means that people are not known")
+    names: NameService | None = setting(
+        default=None, description="absent means that names behind the tunnels are not asked for"
+    )
 
 
 class Config(Globals):

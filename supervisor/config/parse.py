@@ -19,6 +19,7 @@ from supervisor.config.fleet_rules import check_fleet
 from supervisor.config.inclusion import add_included
 from supervisor.config.messages import report_invalid
 from supervisor.config.model import Config, Globals
+from supervisor.config.name_rules import check_names
 from supervisor.config.rules import Checked, check
 from supervisor.config.tunnel_entries import Kinds, TunnelEntry, all_options, read_tunnels
 from supervisor.config.validation import validated
@@ -45,6 +46,7 @@ def parse(text: str, name: str, kinds: Kinds) -> Config:
     check(Checked(root, merged, globals_.staff, entries, report))
     tunnels = [entry.tunnel for entry in entries if entry.tunnel is not None]
     check_fleet(merged, globals_.fleet, globals_.facilitator, tunnels, report)
+    check_names(merged, globals_.names, tunnels, report)
     return _config(globals_, entries, Path(name).parent, report)
 
 

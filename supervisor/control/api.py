@@ -24,7 +24,7 @@ from supervisor.control.peer_credentials import (
     refuse_own_clients,
 )
 from supervisor.control.server_sent_events import SharedResult, StatusPageStream, StreamLimits
-from supervisor.core.diagnosis.query import PacketQuery, parse_query
+from supervisor.core.diagnosis.query import PacketQuery, is_name, parse_query
 from supervisor.core.fleet.orders import FleetOrder, new_order
 from supervisor.core.views.audit_lines import ChangeRequest
 from supervisor.core.views.documents import (
@@ -90,6 +90,9 @@ class DaemonAPI(Protocol):
 
     async def why(self, question: PacketQuery) -> WhyDocument:
         """What would become of a packet now."""
+
+    async def why_name(self, name: str, source: str | None, port: str | None) -> WhyDocument:
+        """The same of a packet to the address of a name behind a tunnel. ValueError."""
 
     async def history(self, tunnel: str | None, limit: int) -> HistoryDocument:
         """Sessions, transitions, incidents and availability, of one tunnel or of all; at most `limit` rows
@@ -258,8 +261,11 @@ class HTTPApi:
 
     async def _why(self, request: web.Request) -> web.Response:
         query = request.query
+        asked = (query.get("address", ""), query.get("from"), query.get("port"))
         try:
-            question = parse_query(query.get("address", ""), query.get("from"), query.get("port"))
+            if is_name(asked[0]):
+                return web.json_response(await self._daemon.why_name(*asked))
+            question = parse_query(*asked)
         except ValueError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
         return web.json_response(await self._daemon.why(question))

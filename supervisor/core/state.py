@@ -116,6 +116,7 @@ class Session:
     address6: str | None = None  # ours inside the tunnel, IPv6
     on_interface: bool = False  # the client itself puts these addresses on the interface
     link_mtu: int | None = None  # bytes: the MTU that the interface must have
+    name_servers: tuple[IPAddress, ...] = ()  # that the remote gateway pushed
 
     @property
     def assigned(self) -> Iterator[IPAddress]:
@@ -130,9 +131,8 @@ def connected(session: Session, what: Connected, now: float, *, again: bool) -> 
     connected need not repeat everything.
     """
     known = session if again else Session(session.number)
-    addresses = (
-        (what.address, what.address6) if what.address or what.address6 else (known.address, known.address6)
-    )
+    given = (what.address, what.address6)
+    addresses = given if any(given) else (known.address, known.address6)
     return replace(
         session,
         address=addresses[0],
@@ -142,6 +142,7 @@ def connected(session: Session, what: Connected, now: float, *, again: bool) -> 
         peer=what.peer or known.peer,
         pushed=what.routes or known.pushed,
         agreed=what.agreed or known.agreed,
+        name_servers=what.name_servers or known.name_servers,
         connected=session.connected or now,
         expires=known.expires if what.lasts is None else now + what.lasts,
     )

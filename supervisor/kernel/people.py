@@ -211,6 +211,6 @@ class PeopleAccess:
 def _place(element: Element) -> tuple[int, IPAddress]:
     """Lane and source of an element."""
     lane, source = element.key[:2]
-    assert isinstance(lane, int), "the first part is a lane"
+    assert isinstance(lane, int), "the first part is a number"
     assert isinstance(source, Interval), "the second is a source"
     return lane, ip_address(source.first.to_bytes(4 if source.version == 4 else 16, "big"))

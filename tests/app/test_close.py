@@ -98,6 +98,7 @@ async def test_every_part_that_can_be_closed_has_registered_it(tmp_path: Path) -
         "HookRunner",
         "InputWatcher",
         "KernelNetwork",
+        "NameServiceProcess",
         "Pagers",
         "ProbeLoop",
         "Runner",

@@ -85,7 +85,7 @@ GLOBALS = {
     "probe: {}": "1: probe: unknown key (a setting of a tunnel; it belongs to a tunnel or under defaults:)",
     "tunels: {}": "1: tunels: unknown key (did you mean tunnels?)",
     "warnings: []": "1: warnings: unknown key; known here: alerts, audit, defaults, drain, facilitator, "
-    "fleet, http, hub, include, on_exit, staff, tunnels",
+    "fleet, http, hub, include, names, on_exit, staff, tunnels",
     "defualts: {}": "1: defualts: unknown key (did you mean defaults?)",
     "defaults: {probe: {intervall: 5s}}": "20: defaults.probe.intervall: unknown key (did you mean "
     "interval?)",

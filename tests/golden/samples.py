@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ FACTS = Session(
     "fd00::2",
     True,
     1380,
+    (ip_address("10.77.0.53"),),
 )
 ACTIVE = SessionState(
     session=FACTS,

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -30,6 +30,7 @@ from supervisor.core.views.documents import (
     FleetOrderDocument,
     HandOverDocument,
     HistoryDocument,
+    NameServiceEntry,
     PlanDocument,
     ReloadDocument,
     StatusDocument,
@@ -98,6 +99,17 @@ class AuditTrail(Protocol):
         """Record that somebody asked for a change."""
 
 
+class NameLookUp(Protocol):
+    """The name service (`app.names`)."""
+
+    @property
+    def status(self) -> NameServiceEntry | None:
+        """What it does now; None: it does not run."""
+
+    async def look_up(self, name: str, kind: int) -> Mapping[str, Any] | None:
+        """What a name leads to; None: nobody answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunningDaemonAPI:
     """The `DaemonAPI` of the running daemon; what each method does is described there."""
@@ -122,15 +134,18 @@ class RunningDaemonAPI:
     on_drain: Callable[[bool], None]  # True: end now, whatever is under way
     on_upgrade: Callable[[], Awaitable[UpgradeDocument]]
     on_hand_over: Callable[[str], str | None]  # the owner that asks -> why not; None: it begins
+    names: NameLookUp
     membership: FleetMembership | None = None
     people: Callable[[], IdentityView | None] = lambda: None
 
     def status(self) -> StatusDocument:
         """From the engine's snapshot."""
         engine, closed_since = self.engine, self.network.closed_since
-        return status_document(
+        found = status_document(
             self.identity, engine.snapshot, engine.plan, engine.conditions, closed_since, self.people()
         )
+        found["names"] = self.names.status
+        return found
 
     async def status_page(self) -> StatusPageDocument:
         """The status, with measurements and history."""
@@ -189,6 +204,12 @@ class RunningDaemonAPI:
     async def why(self, question: PacketQuery) -> WhyDocument:
         """From the snapshot, the plan and the kernel."""
         return await self.explain(question)
+
+    async def why_name(self, name: str, source: str | None, port: str | None) -> WhyDocument:
+        """The name is asked for by the name service."""
+        from supervisor.app.api.why_name import why_name  # seldom asked for
+
+        return await why_name(name, source, port, self.names.look_up, self.explain)
 
     async def history(self, tunnel: str | None, limit: int) -> HistoryDocument:
         """From the archive, in a worker thread."""

@@ -6,6 +6,7 @@ says -> Evidence -> `supervisor.core.diagnosis.answer`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -19,6 +20,8 @@ from supervisor.core.state import Failure, TunnelState
 from tunnels.networks import IPAddress, IPNetwork
 from tunnels.settings import Tunnel
 
+_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})+\.?", re.ASCII)
+
 
 @dataclass(frozen=True, slots=True)
 class PacketQuery:
@@ -30,6 +33,11 @@ class PacketQuery:
     address: IPAddress
     source: IPAddress | None = None
     port: int | None = None
+
+
+def is_name(text: str) -> bool:
+    """A name of several labels, and no address."""
+    return _NAME.fullmatch(text) is not None and ":" not in text
 
 
 def parse_query(address: str, source: str | None = None, port: str | int | None = None) -> PacketQuery:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from common.configuration.notation import Listen
 from supervisor.core.network.failover import Carriers, choose
 from supervisor.core.network.plan import NetworkPlan, Segments, desired, next_closing, next_refusal, proxies
 from supervisor.core.network.second_hop import OtherMember, handed_over, member_lanes
@@ -37,6 +38,8 @@ class Scope:
     members: tuple[OtherMember, ...] = ()  # other members of the fleet, to which connections are handed over
     denied: tuple[IPAddress, ...] = ()  # sources that an order of the fleet keeps out
     announcing: Announcing | None = None  # what works is announced to routers
+    listen: tuple[Listen, ...] = ()  # of the name service; none: there is no such service
+    upstream: tuple[IPAddress, ...] = ()  # name servers that are asked for all other names
 
 
 @dataclass(frozen=True, slots=True)

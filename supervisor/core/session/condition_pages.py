@@ -108,6 +108,18 @@ CONDITION_PAGES: Mapping[str, RunbookPage] = MappingProxyType(
             "`runtime_dir` or `state_dir` is full: clients' output, incidents and history cannot be written.",
             "`df`; free space. Nothing has to be restarted.",
         ),
+        "hub-away": RunbookPage(
+            "The source of people (`hub:`) does not answer: what is known of them stays in use.",
+            "The sentence has the error; check the session service or OpenVPN server, network and certificates.",
+        ),
+        "hub-stale": RunbookPage(
+            "What is known of people is older than `hub.stale_after`: rules by person are closed.",
+            "As for `hub-away`; rules by network are not affected.",
+        ),
+        "names": RunbookPage(
+            "The name service (`names:`) cannot listen on an address.",
+            "`ss -lunp 'sport = :53'` shows the program that holds the port; the daemon retries.",
+        ),
         "member": RunbookPage(
             "Another member of the fleet does not answer over the handover path: connections that it had are reset.",
             "Is that host up? Does the network pass `fleet.handover` packets between the members?",

@@ -84,6 +84,8 @@ class SessionEntry(TypedDict):
     address: str | None
     """The inner address of this end."""
     peer: str | None
+    name_servers: list[str]
+    """Those that the remote gateway has pushed."""
     path_mtu: int | None
     started: Timestamp
 
@@ -214,6 +216,8 @@ class DaemonStatus(TypedDict):
     closed_since: Timestamp | None
     """Since when no destination is reached unencrypted, `facilitator close` included; null: not known."""
     draining: bool
+    names: NotRequired[NameServiceEntry | None]
+    """The name service; null: it does not run."""
     conditions: list[ConditionEntry]
     hub: HubEntry | None
     """Null: the configuration names none."""
@@ -226,6 +230,14 @@ class EndEntry(TypedDict):
     """`stop drain shutdown restart update lost`, or `unknown`: the supervisor did not answer."""
     text: str
     at: Timestamp
+
+
+class NameServiceEntry(TypedDict):
+    """What the name service does at the moment."""
+
+    questions_per_second: float
+    failures_per_second: float
+    """Answers SERVFAIL."""
 
 
 class StatusDocument(DaemonStatus):

@@ -240,6 +240,7 @@ def _session(who: DaemonIdentity, session: Session) -> SessionEntry:
         "port": session.port,
         "address": session.address or session.address6,
         "peer": session.peer,
+        "name_servers": [str(server) for server in session.name_servers],
         "path_mtu": session.path_mtu,
         "started": iso(who.wall_offset + session.started),
     }

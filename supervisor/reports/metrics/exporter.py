@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from supervisor.core.snapshot import Snapshot, Transition
 from supervisor.reports.metrics.counters import TransitionCounters
+from supervisor.reports.metrics.names import name_families
 from supervisor.reports.metrics.series import ScrapeSources, TunnelSeries
 from supervisor.reports.paging.incident import Action, SendOutcome
 from supervisor.reports.paging.outbox import OutboxStatus
@@ -85,6 +86,7 @@ class Metrics:
         yield from self._of_changes()
         yield from self._of_daemon(snapshot)
         yield from self._of_fleet()
+        yield from name_families(self._sources.names())
         yield from self._of_pagerduty(self._sources.pagerduty())
         yield from self._process.collect()
 

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from supervisor.core.network.traffic import Carried
 from supervisor.core.network.wanted import RouteCounts
@@ -81,6 +81,8 @@ class ScrapeSources:
     incidents: Callable[[], Collection[str]] = tuple
     # How often this process has changed its program.
     upgrades: Callable[[], int] = lambda: 0
+    # What the name service has counted (`names.counters`); empty: it does not run.
+    names: Callable[[], Mapping[str, Any]] = lambda: MappingProxyType({})
     # Attempts to send an event to PagerDuty, by action and result.
     sent_events: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})
 

@@ -26,10 +26,12 @@ from tunnels.kinds.openvpn.patterns import (
     STATE,
     pushed_limit,
     pushed_mtu,
+    pushed_name_servers,
     pushed_ping,
     pushed_routes,
     pushed_user,
 )
+from tunnels.networks import IPAddress
 
 TUN_MTU = 1500  # bytes: OpenVPN's default
 # requests for the server's settings, one each five seconds, before its silence is taken for a wait for
@@ -77,6 +79,7 @@ class _Pushed:
     """What the server has pushed in the current attempt."""
 
     routes: tuple[IPNetwork, ...] = ()
+    name_servers: tuple[IPAddress, ...] = ()
     limit: int | None = None
     mtu: int | None = None
     user: str | None = None
@@ -88,6 +91,7 @@ class _Pushed:
         """Take one PUSH_REPLY; there may be several."""
         self.seen = True
         self.routes += tuple(pushed_routes(reply))
+        self.name_servers += tuple(pushed_name_servers(reply))
         self.limit = pushed_limit(reply) or self.limit
         self.mtu = pushed_mtu(reply) or self.mtu
         self.user = pushed_user(reply) or self.user
@@ -270,6 +274,7 @@ class OpenVPNDialogue:
                 self._lasts(int(when)),
                 address6=address6 or None,
                 mtu=self._link_mtu(),
+                name_servers=self._pushed.name_servers,
             )
         elif state == "CONNECTED":
             yield Failed(Reason.LOCAL, f"connected, but could not be set up here ({detail})")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from types import MappingProxyType
 
 from tunnels.base import Failed, IPNetwork, Reason
 from tunnels.failure_patterns import explanation, table
+from tunnels.networks import IPAddress
 
 # A log line that explains an end by itself, if there is one: pattern, reason, text ({0} is the match). First
 # match wins.
@@ -159,6 +160,21 @@ def pushed_routes(reply: str) -> Iterator[IPNetwork]:
         if reader is not None:
             with contextlib.suppress(ValueError):
                 yield from reader(words)
+
+
+def pushed_name_servers(reply: str) -> Iterator[IPAddress]:
+    """The name servers in a PUSH_REPLY: `dhcp-option DNS ADDRESS`, and `dns server N address ADDRESS...` of
+    OpenVPN 2.6 and later, there with or without a port.
+    """
+    for name, words in _options(reply):
+        found: list[str] = []
+        if name == "dhcp-option" and len(words) > 1 and words[0].upper() in ("DNS", "DNS6"):
+            found = words[1:2]
+        elif name == "dns" and words[:1] == ["server"] and words[2:3] == ["address"]:
+            found = words[3:]
+        for word in found:
+            with contextlib.suppress(ValueError):
+                yield ip_address(word.strip("[]"))
 
 
 def pushed_limit(reply: str) -> int | None:

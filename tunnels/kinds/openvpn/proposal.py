@@ -23,7 +23,7 @@ from tunnels.proposals import (
 from tunnels.recognition import ProfileFormat
 
 _PASSWORD = NeededSecret(("login", "password"), "password", "the password of the account")
-_CODE = "the base32 seed or otpauth:// address of the one-time codes"
+_CODE = "the TOTP seed (base32 or an otpauth:// address)"
 
 
 def propose(source: ImportSource) -> ProposedTunnel | None:
