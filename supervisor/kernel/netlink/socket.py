@@ -102,13 +102,14 @@ class AsyncNetlink:
         """The body of the one answer to a question."""
         async with self._one:
             number = await self._send([request])
-            while True:
-                for message in messages(await self._receive()):
-                    if message.number == number:
-                        self._unfinished = False
-                        if message.kind == ERROR and (error := refusal(message)) is not None:
-                            raise error
-                        return message.body
+            answer: NetlinkMessage | None = None
+            while answer is None:
+                found = messages(await self._receive())
+                answer = next((message for message in found if message.number == number), None)
+            self._unfinished = False
+        if answer.kind == ERROR and (error := refusal(answer)) is not None:
+            raise error
+        return answer.body
 
     async def dump(self, request: NetlinkRequest, read: Callable[[bytes], ReadT | None]) -> list[ReadT]:
         """What `read` makes of each answer, in order, but None. DumpInterruptedError: it changes all the
