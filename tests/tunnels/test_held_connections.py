@@ -10,7 +10,7 @@ import pytest
 from tunnels.kinds.sshuttle.held_connections import BATCH, SILENT_SECONDS, HeldConnections
 
 
-class Desk:
+class ClientDesk:
     """Connections of clients over loopback, and what became of them. Time stands still until it is told."""
 
     def __init__(self) -> None:
@@ -37,13 +37,13 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
-    made = Desk()
+def desk() -> Iterator[ClientDesk]:
+    made = ClientDesk()
     yield made
     made.close()
 
 
-def test_who_comes_is_carried_at_once_while_the_remote_end_answers(desk: Desk) -> None:
+def test_who_comes_is_carried_at_once_while_the_remote_end_answers(desk: ClientDesk) -> None:
     for second in range(10):
         desk.comes(str(second))
         desk.now += 10 * SILENT_SECONDS
@@ -52,7 +52,7 @@ def test_who_comes_is_carried_at_once_while_the_remote_end_answers(desk: Desk) -
     assert desk.pings == 0
 
 
-def test_an_idle_end_is_asked_once_and_nobody_waits_for_its_answer(desk: Desk) -> None:
+def test_an_idle_end_is_asked_once_and_nobody_waits_for_its_answer(desk: ClientDesk) -> None:
     desk.now += 3600.0
     desk.comes("a")
     desk.now += SILENT_SECONDS
@@ -64,7 +64,7 @@ def test_an_idle_end_is_asked_once_and_nobody_waits_for_its_answer(desk: Desk) -
     assert (desk.carried, desk.pings) == (["a", "b", "c"], 1)
 
 
-def silent(desk: Desk) -> None:
+def silent(desk: ClientDesk) -> None:
     """It does not answer a question."""
     desk.now += 2 * SILENT_SECONDS
     desk.comes("asks")
@@ -73,7 +73,7 @@ def silent(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("how", ["closes", "closes its half", "resets"])
-def test_after_a_silence_those_that_still_wait_go_first(desk: Desk, how: str) -> None:
+def test_after_a_silence_those_that_still_wait_go_first(desk: ClientDesk, how: str) -> None:
     silent(desk)
     gone = [desk.comes(f"gone {number}") for number in range(BATCH + 1)]
     desk.comes("waits")
