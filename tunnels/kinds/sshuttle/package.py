@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from tunnels.drivers.cli import FATAL, Unfit, say
 from tunnels.kinds.sshuttle import compatibility, ssnet_patch
 from tunnels.kinds.sshuttle.connection_limits import ConnectionLimits
-from tunnels.kinds.sshuttle.held_connections import HeldConnections
+from tunnels.kinds.sshuttle.connection_queue import ConnectionQueue
 from tunnels.kinds.sshuttle.listener import ProxyListener
 from tunnels.kinds.sshuttle.ssh_output import SshOutput
 from tunnels.kinds.sshuttle.ssh_process import SshProcess
@@ -158,8 +158,8 @@ def _listener_class(
             """Not yet: the listener opens when the remote host has answered."""
 
         def add_handler(self, handlers: Any, callback: Callable[..., None], method: Any, mux: Any) -> None:
-            held = HeldConnections(lambda: mux.send(0, ping, b"held"))
-            _hear(mux, held)
+            queue = ConnectionQueue(lambda: mux.send(0, ping, b"held"))
+            _hear(mux, queue)
 
             def accept(ready: socket.socket, *arguments: Any) -> None:
                 if not listener.is_open:
@@ -169,22 +169,19 @@ def _listener_class(
                     if admitted is None:
                         continue
                     carry = partial(callback, _AcceptedConnection(admitted, peer), *arguments)
-                    if admitted is connection:  # the daemon's own probe
-                        carry()
-                    else:
-                        held.offer(admitted, carry)
+                    queue.offer(admitted, carry, probe=admitted is connection)
 
             listener.on_open = lambda: base.add_handler(self, handlers, accept, method, mux)
 
     return ListenerAdapter
 
 
-def _hear(mux: Any, held: HeldConnections) -> None:
+def _hear(mux: Any, queue: ConnectionQueue) -> None:
     """Tell about each frame that comes from the remote end."""
     got_packet = mux.got_packet
 
     def heard(channel: int, cmd: int, data: bytes) -> None:
-        held.heard()
+        queue.heard()
         got_packet(channel, cmd, data)
 
     mux.got_packet = heard

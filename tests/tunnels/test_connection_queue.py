@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tunnels.kinds.sshuttle.held_connections import BATCH, SILENT_SECONDS, HeldConnections
+from tunnels.kinds.sshuttle.connection_queue import BATCH, SILENT_SECONDS, ConnectionQueue
 
 
 class ClientDesk:
@@ -18,17 +18,17 @@ class ClientDesk:
         self.carried: list[str] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets = [self._listener]
-        self.held = HeldConnections(self._ping, lambda: self.now)
+        self.held = ConnectionQueue(self._ping, lambda: self.now)
 
     def _ping(self) -> None:
         self.pings += 1
 
-    def comes(self, name: str) -> socket.socket:
+    def comes(self, name: str, probe: bool = False) -> socket.socket:
         """A client connects; its end of the connection."""
         client = socket.create_connection(self._listener.getsockname())
         accepted, _ = self._listener.accept()
         self._sockets += [client, accepted]
-        self.held.offer(accepted, lambda: self.carried.append(name))
+        self.held.offer(accepted, lambda: self.carried.append(name), probe)
         return client
 
     def close(self) -> None:
@@ -96,3 +96,13 @@ def test_after_a_silence_those_that_still_wait_go_first(desk: ClientDesk, how: s
     assert desk.carried == [*first, f"gone {BATCH}"]
     desk.held.heard()
     assert len(desk.carried) == len(first) + 1
+
+
+def test_probes_that_have_given_up_are_closed(desk: ClientDesk) -> None:
+    silent(desk)
+    for number in range(5):
+        desk.comes(f"probe {number}", probe=True).close()
+        desk.comes(f"gone {number}").close()
+    desk.comes("probe 5", probe=True)
+    desk.held.heard()
+    assert desk.carried == ["probe 5", *(f"gone {number}" for number in range(5))]
