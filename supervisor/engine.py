@@ -17,7 +17,7 @@ from supervisor.core import events as ev
 from supervisor.core.alerting.grouping import SharedCause, shared_causes
 from supervisor.core.alerting.incidents import IncidentState, decide, inherit
 from supervisor.core.alerting.verdict import Alert
-from supervisor.core.conditions import Condition, of_tunnels, visible
+from supervisor.core.conditions import Condition, of_snapshot, visible
 from supervisor.core.faults import Faults
 from supervisor.core.fleet.announcements import NOTICE_SECONDS, Announcements, announce, with_announcements
 from supervisor.core.network.compose import Scope, compose
@@ -223,12 +223,7 @@ class Engine:
         return visible(self._noticed, self._found(), self._clock()).shown
 
     def _found(self) -> dict[str, Condition]:
-        found = self._out.conditions | self._faults.conditions
-        uplink = self._tunnel_set.uplink
-        if not uplink.alive:
-            text = f"the uplink is dead: {uplink.text}; nothing is restarted until it is back"
-            found["uplink"] = Condition(text, "critical", "ip route; ip neighbour")
-        return found | of_tunnels(self.snapshot)
+        return self._out.conditions | self._faults.conditions | of_snapshot(self.snapshot)
 
     def tunnel(self, name: str) -> Tunnel:
         """Its settings. KeyError: there is no such tunnel."""

@@ -61,6 +61,14 @@ def visible(since: Mapping[str, float], found: Mapping[str, Condition], now: flo
     )
 
 
+def of_snapshot(snapshot: Snapshot) -> dict[str, Condition]:
+    """The conditions about the uplink and about tunnels, by name."""
+    if snapshot.uplink.alive:
+        return of_tunnels(snapshot)
+    text = f"the uplink is dead: {snapshot.uplink.text}; nothing is restarted until it is back"
+    return {UPLINK: Condition(text, "critical", "ip route; ip neighbour")} | of_tunnels(snapshot)
+
+
 def of_tunnels(snapshot: Snapshot) -> dict[str, Condition]:
     """The conditions about tunnels: one for all that are down, which page by themselves, and one for each
     that is degraded, has a dead probe target beside one that answers, or whose remote gateway does not carry

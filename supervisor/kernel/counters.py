@@ -8,9 +8,9 @@ that holds the kernel to the plan is not asked.
 from __future__ import annotations
 
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
@@ -29,7 +29,8 @@ FRESH_SECONDS = 0.2  # one reading serves all that a scrape asks
 _ANSWER_SECONDS = 1.0
 _LANE_SETS = ("flows", "received", "sent")  # of our table: sets of lanes, with counters
 # Of our own network namespace, unlike /sys, which shows the one that it was mounted in.
-_DEVICES = Path("/proc/self/net/dev")
+_DEVICES = "/proc/self/net/dev"
+_READ_BYTES = 1 << 16  # at once
 
 ReadT = TypeVar("ReadT")
 
@@ -61,9 +62,9 @@ class LinkBytes:
 
 def link_bytes_now(device: str) -> tuple[int, int] | None:
     """`(received, sent)` of an interface, read now; None: there is none."""
-    start = f"{device}:"
-    found = (line for line in _DEVICES.read_text().splitlines() if line.lstrip().startswith(start))
-    return next((_columns(line.partition(":")[2]) for line in found), None)
+    start = f"{device}:".encode()
+    found = (line for line in _content(_DEVICES).splitlines() if line.lstrip().startswith(start))
+    return next((_columns(line.partition(b":")[2]) for line in found), None)
 
 
 class LaneCounts:
@@ -119,14 +120,26 @@ def _refusal_counts() -> Iterator[tuple[tuple[Part, ...], int]]:
 
 
 def _link_bytes() -> Mapping[str, tuple[int, int]]:
-    rows = (line.partition(":") for line in _DEVICES.read_text().splitlines()[2:])
-    return {name.strip(): _columns(numbers) for name, _, numbers in rows}
+    rows = (line.partition(b":") for line in _content(_DEVICES).splitlines()[2:])
+    return {name.strip().decode(): _columns(numbers) for name, _, numbers in rows}
 
 
-def _columns(numbers: str) -> tuple[int, int]:
+def _columns(numbers: bytes) -> tuple[int, int]:
     """Bytes received and sent, of a row of net/dev."""
     columns = numbers.split()
     return int(columns[0]), int(columns[8])
+
+
+def _content(path: str) -> bytes:
+    """Of a file in /proc: without the layers of a text file, because this is read once a second."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(descriptor, _READ_BYTES):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
 
 
 def _lane_counts(data: Mapping[str, list[bytes]]) -> Mapping[int, Carried]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from common.netlink import NetlinkSocket
+from common.netlink import NetlinkRequest, NetlinkSocket
 from common.rtnetlink import (
     FAMILY,
     IPV4_ADDRESS_GROUP,
@@ -128,6 +128,9 @@ class UplinkWatch:
         self._had: frozenset[DefaultRoute] = frozenset()
         self._silent: dict[DefaultRoute, bool] = {}
         self._looking: set[DefaultRoute] = set()
+        self._known: list[
+            NetlinkRequest
+        ] = []  # of this look: what lets the kernel ask gateways that it knows
         self._alive, self._contrary = True, 0
         self._doubted, self._in_doubt_since = False, 0.0
         self._routes: list[DefaultRoute] = []
@@ -201,7 +204,9 @@ class UplinkWatch:
             return None
         if not self._routes:
             return "there is no default route any more"
+        self._known = []
         problems = [await self._trouble(netlink, route) for route in self._routes]
+        await self._ask_known(netlink)
         return None if None in problems else "; ".join(dict.fromkeys(filter(None, problems)))
 
     async def _read(self, netlink: AsyncNetlink) -> None:
@@ -223,13 +228,17 @@ class UplinkWatch:
         if state & (_KNOWN | _FAILED | _FOR_EVER):  # otherwise the kernel is still looking
             self._silent[route] = bool(state & _FAILED)
         if state & _KNOWN:
-            (error,) = await netlink.change([neighbour_change(route.device, route.gateway, _PROBE)])
-            if error is not None:
-                raise error
+            self._known.append(neighbour_change(route.device, route.gateway, _PROBE))
         elif not state & _FOR_EVER:
             _make_kernel_look(route.device, route.gateway)
         silent = self._silent.get(route)
         return f"the gateway {route.gateway} on {link.name} does not answer" if silent else None
+
+    async def _ask_known(self, netlink: AsyncNetlink) -> None:
+        """Let the kernel ask the gateways of which it has an entry. OSError: it does not."""
+        for error in await netlink.change(self._known) if self._known else ():
+            if error is not None:
+                raise error
 
 
 async def _default_routes(netlink: AsyncNetlink) -> frozenset[DefaultRoute]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 
 from supervisor.probes.targets import ProbePath, bound_socket, probe
@@ -16,10 +17,36 @@ _OUTSIDE_ALL_TUNNELS = ProbePath(None, 0)
 MAX_ADDRESSES = 8  # of a name that are asked
 
 
-async def answers(address: str, port: int | None, timeout: float, name: str | None = None) -> bool:
+async def answers(
+    address: str, port: int | None, timeout: float, name: str | None = None, again: float | None = None
+) -> bool:
     """True if the gateway answered within `timeout` seconds. `address` is an IP address; without a `port` it
     gets an echo request. With a `name` the addresses that this has now are asked instead, if there are any.
+    `again`: one request is not waited for, another one follows it after so many seconds, and so on.
     """
+    requests = 1 if again is None else math.ceil(timeout / again)
+    asking = [
+        asyncio.create_task(_answers_after(number * (again or 0.0), address, port, timeout, name))
+        for number in range(requests)
+    ]
+    try:
+        for answered in asyncio.as_completed(asking):
+            if await answered:
+                return True
+    finally:
+        for task in asking:
+            task.cancel()
+    return False
+
+
+async def _answers_after(
+    pause: float, address: str, port: int | None, timeout: float, name: str | None
+) -> bool:
+    await asyncio.sleep(pause)
+    return await _answers(address, port, timeout - pause, name)
+
+
+async def _answers(address: str, port: int | None, timeout: float, name: str | None) -> bool:
     if port is None:
         target = f"icmp://[{address}]" if ":" in address else f"icmp://{address}"
         return await probe(target, _OUTSIDE_ALL_TUNNELS, timeout) is not None

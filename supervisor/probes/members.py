@@ -19,6 +19,7 @@ from ipaddress import ip_address
 from supervisor.core.events import Event, MemberChanged
 from supervisor.core.network.plan import MemberLane, NetworkPlan
 from supervisor.probes.targets import ECHO_REPLY, ECHO_REQUEST, ProbePath, bound_socket
+from supervisor.ticks import until_tick
 
 PAUSE_SECONDS = 0.4  # between two requests
 LATE_SECONDS = 0.5  # after the last request that was answered: from then on they come quickly
@@ -50,7 +51,10 @@ class MemberWatch:
                     self._follow(_needed(plan))
                 loop = asyncio.get_running_loop()
                 due = min((each.turn(loop.time()) for each in self._asked.values()), default=None)
-                await asyncio.sleep(IDLE_SECONDS if due is None else max(0.0, due - loop.time()))
+                if due is None:
+                    await until_tick(IDLE_SECONDS)
+                else:
+                    await asyncio.sleep(max(0.0, due - loop.time()))
         finally:
             self._follow(())
 

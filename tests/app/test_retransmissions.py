@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 
 from supervisor.app.watchers.retransmissions import RetransmissionWatch
 from supervisor.core.network.retransmission import (
+    FEW,
     LONGEST_PAUSE_SECONDS,
     NOBODY,
     SHORT_SECONDS,
@@ -72,14 +74,22 @@ def test_a_silent_connection_is_helped_until_it_is_answered() -> None:
     assert helped(state, {}, 11.0) == NOBODY  # closed
 
 
-def test_after_a_while_pauses_grow_up_to_a_limit() -> None:
+def test_where_many_are_silent_pauses_grow_after_a_while_up_to_a_limit() -> None:
     later = 10.0 + SHORT_SECONDS
-    state = helped(NOBODY, timer(2), 10.0)
-    assert helped(state, timer(99), later - 0.1).connections
-    resting = helped(state, timer(99), later)
+    many = [replace(CONNECTION, local_port=40000 + number) for number in range(FEW + 1)]
+    timers = dict.fromkeys(many, RetransmissionTimer(99, 0.2))
+    state = helped(NOBODY, timers, 10.0)
+    assert helped(state, timers, later - 0.1).connections == frozenset(many)
+    resting = helped(state, timers, later)
     assert not resting.connections
     assert resting.since == state.since
-    assert helped(resting, timer(99, 1.01 * LONGEST_PAUSE_SECONDS), later + 5.0).connections
+    late = {**timers, CONNECTION: RetransmissionTimer(99, 1.01 * LONGEST_PAUSE_SECONDS)}
+    assert helped(resting, late, later + 5.0).connections == {CONNECTION}
+
+
+def test_a_few_are_helped_for_as_long_as_tcp_tries() -> None:
+    state = helped(NOBODY, timer(2), 10.0)
+    assert helped(state, timer(99), 10.0 + 900.0).connections == {CONNECTION}
 
 
 # --- on the real kernel

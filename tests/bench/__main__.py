@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from supervisor.control.client import ControlClient, Unreachable
-from tests.bench import audit, check, kernel, kinds, life, scrape, sshuttle, weight
+from tests.bench import audit, check, kernel, kinds, life, probed, scrape, sshuttle, weight
 from tests.bench.cost import cpu_seconds, pss_mib
 from tests.bench.trivial import SCRIPT
 from tests.netns import Namespace, sweep
@@ -196,6 +196,7 @@ def main() -> None:
     one, many = measure(1, options.kills, options.idle), measure(options.tunnels, options.kills, options.idle)
     show(bare, one, many, options.tunnels)
     weight.main()
+    probed.main()
     check.main()
     scrape.main()
     audit.main()

@@ -86,9 +86,7 @@ def test_three_customers_and_check_accepts_them(office: MailedFiles) -> None:
     code, said = office.run("import", f"{mail}/acme.ovpn", "--username", "svc", "--write")
     assert code == 0, said
     assert f"put the password of the account into {etc}/acme-password" in said
-    assert (
-        f"put the TOTP seed (base32 or an otpauth:// address) into {etc}/acme-totp-seed" in said
-    )
+    assert f"put the TOTP seed (base32 or an otpauth:// address) into {etc}/acme-totp-seed" in said
     assert "line 7: up is left out: no program of a profile is run" in said
     code, said = office.run("import", f"{mail}/client.conf", f"{mail}/line.txt", "--write")
     assert code == 0, said

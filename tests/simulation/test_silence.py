@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from supervisor.core import events as ev
+from supervisor.core.session.silence import RETURN_SECONDS
 from supervisor.core.state import Health, Known, Leg, Phase, Reach, Second, TunnelState
 from tests.fakes import KIND, Habits, World
 from tests.settings import configured
@@ -103,6 +104,17 @@ def test_a_session_that_the_gateway_has_dropped_costs_one_login_and_six_seconds(
     network.world.run(until=CUT + 300.0 + 6.0)
     assert network.state().health is Health.HEALTHY
     assert [at >= CUT + 300.0 for at, _, _ in network.spawned[network.before :]] == [True]
+
+
+def test_a_session_that_was_lost_is_judged_soon_after_the_return_whenever_the_next_probe_ends() -> None:
+    """Rounds end two seconds apart: a verdict that waits for one comes up to two seconds late."""
+    lost = []
+    for tenths in range(0, 21, 2):
+        back = CUT + 300.0 + tenths / 10
+        network = CutNetwork(back, patience=120.0)
+        network.world.run(until=back + 1.0 + RETURN_SECONDS + PROBED.timeout + 0.2)
+        lost.append([at - back - 1.0 for at, _, _ in network.spawned[network.before :]])
+    assert all(len(each) == 1 and each[0] <= PROBED.timeout + 0.1 for each in lost), lost
 
 
 def test_after_a_silence_of_the_gateway_no_sign_of_the_protocol_is_waited_for() -> None:

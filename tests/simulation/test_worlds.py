@@ -14,7 +14,7 @@ from tests.settings import configured
 from tunnels.base import Failed, Reason
 from tunnels.settings import Login, Probe, Tunnel
 
-DAY = 86400.0
+HOUR, DAY = 3600.0, 86400.0
 
 
 def tunnel(name: str = "acme", **settings: object) -> Tunnel:
@@ -147,10 +147,10 @@ def test_a_tunnel_that_comes_back_while_it_is_being_removed_runs_again() -> None
 def test_a_held_tunnel_does_not_start_by_itself() -> None:
     simulated = world(Habits())
     simulated.engine.configure(Scope("sim", ()), {"acme": tunnel(), "held": tunnel("held")}, held={"held"})
-    simulated.run(until=DAY)
+    simulated.run(until=HOUR)
     assert simulated.phase("held") is Phase.STOPPED
     simulated.post(Asked("held", reason=Reason.STARTED))
-    simulated.run(until=DAY + 10)
+    simulated.run(until=HOUR + 10)
     assert simulated.phase("held") is Phase.UP
 
 

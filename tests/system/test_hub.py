@@ -120,7 +120,7 @@ def facilitator(lab: Lab, config: Config, hub: LabHub, tmp_path: Path) -> Iterat
     assert daemon.leftovers() == {}
 
 
-class TcpStream:
+class UserStream:
     """A connection of the laptop that lives on, and how long it takes until it is cut."""
 
     def __init__(self, lab: Lab, address: object) -> None:
@@ -177,7 +177,7 @@ def test_who_is_behind_an_address_decides_and_is_named(
     }  # fmt: skip
     assert facilitator.metric("facilitator_hub_book_age_seconds") < 30.0
 
-    engineers, cloud = TcpStream(lab, DATACENTRE_WEB), TcpStream(lab, CLOUD_WEB)
+    engineers, cloud = UserStream(lab, DATACENTRE_WEB), UserStream(lab, CLOUD_WEB)
     engineers.send()
     cloud.send()
     hub.people(alice=ALICE | {"groups": ["support"]})  # read within 2 s by the service
@@ -210,7 +210,7 @@ def test_a_hub_that_is_away_closes_rules_by_person_and_nothing_else(
     assert facilitator.cli("reload").returncode == 0
     session = hub.login()["session"]
     eventually(lambda: passes(lab, DATACENTRE_URL), PATIENCE, "alice is let in")
-    running = TcpStream(lab, DATACENTRE_WEB)
+    running = UserStream(lab, DATACENTRE_WEB)
     running.send()
     hub.stop()
     eventually(lambda: (facilitator.status()["hub"] or {})["problem"], PATIENCE, "it is said")

@@ -17,7 +17,7 @@ from tests.lab.wait import NOISE
 
 pytestmark = pytest.mark.root
 
-BACK_SECONDS = 5.5  # after the return of the path, at most
+BACK_SECONDS = 0.5  # after the return of the path, at most: TCP tries again every 0.2 s and a round trip
 SITES = (CUSTOMER, BASTION)
 
 
@@ -55,22 +55,14 @@ def drop(lab: Lab, daemon: LabDaemon, everyone: Customers, seconds: float) -> di
 @pytest.mark.timed
 @pytest.mark.parametrize("seconds", [5.0, 20.0])
 def test_a_short_silence_costs_no_login(lab: Lab, config: Config, kinds: Customers, seconds: float) -> None:
-    """TCP sends again only after pauses that double: a session over TCP may be replaced after 20 s; and some
-    clients end a silent session themselves.
-    """
+    """Nor does it cost a session of any kind, over TCP or not."""
     with lab.daemon({**kinds.config(config), "defaults": {}}) as daemon:  # default probes
         daemon.wait_well(40)
         time.sleep(2 * CHECK_SECONDS)  # by then each gateway was asked once, and has answered
         before, attempts = daemon.sessions(), len(lab.openvpn.attempts)
         seen = drop(lab, daemon, kinds, seconds)
         print(f"back after {seconds:g} s of silence:", {name: str(each) for name, each in seen.items()})
-        after = daemon.sessions()
-        replaced = {name for name in before if after[name] != before[name]}
-        over_tcp, own_timer = {"openconnect-password", "sshuttle"}, {"strongswan", "vpnc"}
-        assert replaced <= ({"vpnc"} if seconds < 10.0 else over_tcp | own_timer)
+        assert daemon.sessions() == before
         assert len(lab.openvpn.attempts) == attempts
-        for name in ("openvpn-certificate", "wireguard"):
-            assert seen[name].seconds <= 0.3 * NOISE, name
         assert max(each.seconds for each in seen.values()) <= BACK_SECONDS * NOISE
-        assert max(daemon.tunnel(name)["reconnects"] for name in before) <= 1
         daemon.wait_well(40)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,16 +59,31 @@ SPOILT = {
 }
 
 
+Keys = Callable[[str], tuple[bytes, str]]
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    """A private key of each form, without a passphrase, and its public one; each is made once."""
+    directory = tmp_path_factory.mktemp("keys")
+
+    @functools.cache
+    def key(form: str) -> tuple[bytes, str]:
+        return made(directory, form, *FORMS[form], "-N", ""), (directory / f"{form}.pub").read_text()
+
+    return key
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("fault", SPOILT)
-def test_ssh_reads_what_we_make_of_it(tmp_path: Path, form: str, fault: str) -> None:
-    key = made(tmp_path, "key", *FORMS[form], "-N", "")
+def test_ssh_reads_what_we_make_of_it(tmp_path: Path, keys: Keys, form: str, fault: str) -> None:
+    key, wanted = keys(form)
     (tmp_path / "again").write_text(read_private_key(SPOILT[fault](key)).text)
     (tmp_path / "again").chmod(0o600)
     public = subprocess.run(
         ["ssh-keygen", "-y", "-P", "", "-f", tmp_path / "again"], capture_output=True, text=True, check=True
     ).stdout
-    assert public.split()[:2] == (tmp_path / "key.pub").read_text().split()[:2]
+    assert public.split()[:2] == wanted.split()[:2]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -79,8 +96,8 @@ def test_a_passphrase(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_key_that_is_damaged(tmp_path: Path, form: str) -> None:
-    key = made(tmp_path, "key", *FORMS[form], "-N", "").decode()
+def test_a_key_that_is_damaged(keys: Keys, form: str) -> None:
+    key = keys(form)[0].decode()
     lines = key.splitlines()
     for damaged in (
         "\n".join([*lines[:2], *lines[3:]]),

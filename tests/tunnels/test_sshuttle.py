@@ -65,7 +65,7 @@ def test_ssh_is_patient_where_probes_tell_that_it_is_dead(said: dict[str, object
         KINDS["sshuttle"].launch(settings(ssh_options=["ServerAliveCountMax=7"], **said), place, inputs).argv
     )
     options = [word for before, word in zip(argv, argv[1:], strict=False) if before == "--option"]
-    assert options == ["ServerAliveCountMax=7", *(["ServerAliveCountMax=12"] if patient else [])], (
+    assert options == ["ServerAliveCountMax=7", *(["ServerAliveCountMax=180"] if patient else [])], (
         "of one option ssh takes the first"
     )
 

@@ -511,26 +511,34 @@ async def test_a_name_is_resolved_again_when_handshakes_stop(at: str, moved: obj
         assert device.moved == moved
 
 
+class Sending(Still):
+    """It sends all the time, and nobody answers."""
+
+    sent = 0
+
+    async def look(self) -> list[PeerStatus]:
+        self.sent += 1
+        return [seen(1, self.sent, "127.0.0.1")]
+
+
+def sending(probed: bool) -> WireGuardTunnel:
+    config = {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820], "owner": True}]}
+    return WireGuardTunnel(config, "t-acme", 0, Sending("x"), HandshakeHints(), probed)
+
+
 async def test_silence_is_a_failure() -> None:
-    class Sending(Still):
-        sent = 0
-
-        async def look(self) -> list[PeerStatus]:
-            self.sent += 1
-            return [seen(1, self.sent, "127.0.0.1")]
-
-    tunnel = WireGuardTunnel(
-        {"peers": [{"public_key": PEER_KEY.hex(), "endpoint": ["127.0.0.1", 51820], "owner": True}]},
-        "t-acme",
-        0,
-        Sending("x"),
-        HandshakeHints(),
-    )
+    tunnel = sending(probed=False)
     for second in range(0, int(EXPIRED_SECONDS + UNANSWERED_SECONDS) + 5, 5):
         await tunnel.look_after(second)
     with pytest.raises(WireGuardFailure, match="has completed no handshake for 200 s") as caught:
         await tunnel.look_after(EXPIRED_SECONDS + UNANSWERED_SECONDS + 10)
     assert caught.value.reason == "peer-timeout"
+
+
+async def test_a_silence_of_any_length_ends_nothing_where_probes_judge() -> None:
+    tunnel = sending(probed=True)
+    for second in range(0, 3600, 5):
+        await tunnel.look_after(second)
 
 
 # --- what devices answer, and what the kernel is told (pyroute2 knows the format independently) ---

@@ -27,6 +27,8 @@ WORKING_PROBE_SECONDS = 60.0  # between two echo requests to a gateway whose tun
 FAILING_PROBE_SECONDS = 20.0
 SILENT_PROBE_SECONDS = 0.25  # the same of one that does not answer: what reaches nobody harms nobody
 ANSWER_TIMEOUT_SECONDS = 1.0
+# While no more gateways than these are silent, a request does not wait for the timeout of the one before it.
+OVERLAPPING_PROBES = 10
 SILENT_AFTER_PROBES = 2  # unanswered in a row
 _MAX_CONCURRENT_PROBES = 50
 
@@ -125,8 +127,10 @@ class EndpointWatch:
         may_probe = snapshot.uplink.alive and not snapshot.uplink.doubted
         if may_probe:
             now = asyncio.get_running_loop().time()
-            due = self._due(snapshot, now).items()
-            await asyncio.gather(*(self._probe(gateway, suspect, gate) for gateway, suspect in due))
+            due = self._due(snapshot, now)
+            overlapping = len(due) <= OVERLAPPING_PROBES
+            probes = (self._probe(*each, gate, overlapping) for each in due.items())
+            await asyncio.gather(*probes)
         published = self._publish(self._snapshot())
         self._settled = None if published else snapshot
         self._due_at = self._next_due(snapshot) if may_probe else float("inf")
@@ -180,9 +184,13 @@ class EndpointWatch:
             if state.want is Want.UP:
                 yield gateway, _suspect(tunnel, state)
 
-    async def _probe(self, gateway: ProbedGateway, suspect: bool, gate: asyncio.Semaphore) -> None:
+    async def _probe(
+        self, gateway: ProbedGateway, suspect: bool, gate: asyncio.Semaphore, overlapping: bool
+    ) -> None:
+        again = SILENT_PROBE_SECONDS if overlapping and self._record(gateway).silent(gateway) else None
         async with gate:
-            answered = await answers(gateway.address, gateway.port, ANSWER_TIMEOUT_SECONDS, gateway.name)
+            asked = gateway.address, gateway.port, ANSWER_TIMEOUT_SECONDS, gateway.name, again
+            answered = await answers(*asked)
         now = asyncio.get_running_loop().time()
         self._records[gateway] = self._record(gateway).after(answered, now, suspect)
 

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
 import structlog
 
 from supervisor.core.network.retransmission import NOBODY, helped
 from supervisor.core.snapshot import Snapshot
-from supervisor.core.state import Phase
+from supervisor.core.state import Phase, TunnelState
 from supervisor.kernel.inspect.tcp_connections import TimeoutCounter, retransmission_timers
 from supervisor.kernel.nft.retransmission_table import RetransmissionTable
 from supervisor.ticks import until_tick
 from tunnels.networks import IPAddress
+from tunnels.settings import Tunnel
 
 LOOK_SECONDS = 1.0  # between two looks at the counter
 NAME_SECONDS = 5.0  # that a resolver has
@@ -32,6 +33,8 @@ class RetransmissionWatch:
 
     def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
         self._snapshot = snapshot
+        self._tunnels: object = None  # of the snapshot that `_known` is of
+        self._known: frozenset[IPAddress] = frozenset()  # addresses of gateways
         self._names: dict[tuple[str, int], frozenset[IPAddress]] = {}  # by gateway's name and session
         self._refused = False
 
@@ -66,9 +69,16 @@ class RetransmissionWatch:
 
     async def _gateways(self) -> frozenset[IPAddress]:
         """The addresses of those with which a session is up."""
+        tunnels = self._snapshot().tunnels
+        if tunnels is not self._tunnels:
+            self._known = await self._found(tunnels)
+            self._tunnels = tunnels
+        return self._known
+
+    async def _found(self, tunnels: Mapping[str, tuple[Tunnel, TunnelState]]) -> frozenset[IPAddress]:
         found: set[IPAddress] = set()
         names = []
-        for _, state in self._snapshot().tunnels.values():
+        for _, state in tunnels.values():
             for session in (state.active, state.standby):
                 if session is None or session.phase is not Phase.UP or session.session.peer is None:
                     continue

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from tunnels.networks import IPAddress
 
 SILENT_RETRANSMISSIONS = 2  # of the same segment, not answered: the doubling has begun
-SHORT_SECONDS = 30.0  # of a silence in which the pauses are as short as TCP has them (0.2 s and a round trip)
-LONGEST_PAUSE_SECONDS = 2.0  # later on: a longer one is the last before they are short again
+FEW = 20  # silent connections, of which each sends five segments a second: that is no load
+SHORT_SECONDS = 30.0  # of a silence in which so do more (the pauses of TCP itself: 0.2 s and a round trip)
+# Of those, later on: a longer one is the last before they are short again. A session that is silent for
+# `session.silence.RETURN_SECONDS` after the return of its gateway is taken for lost.
+LONGEST_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,8 @@ NOBODY = Helped({})
 
 
 def helped(before: Helped, timers: Mapping[TcpConnection, RetransmissionTimer], now: float) -> Helped:
-    """The same after one more look at the timers of all connections to gateways.
-
-    Five segments a second are no load for a while, but not for hours.
+    """The same after one more look at the timers of all connections to gateways. TCP itself gives up after a
+    quarter of an hour.
     """
     silent = {
         connection: timer
@@ -62,6 +64,8 @@ def helped(before: Helped, timers: Mapping[TcpConnection, RetransmissionTimer], 
     chosen = (
         connection
         for connection, timer in silent.items()
-        if now - since[connection] < SHORT_SECONDS or timer.pause > LONGEST_PAUSE_SECONDS
+        if len(silent) <= FEW
+        or now - since[connection] < SHORT_SECONDS
+        or timer.pause > LONGEST_PAUSE_SECONDS
     )
     return Helped(since, frozenset(chosen))

@@ -348,9 +348,16 @@ def _stable_deadline(c: StepContext, session: SessionState, event: ev.Tick) -> S
     if session.reconnect_by is not None and session.reconnect_by <= c.now:
         return reconnecting(c, session)
     outcome = Outcome.STABLE if stable(c.tunnel, session, c.now) else Outcome.GOES_ON
-    moments = [session.reconnect_by, None if asking is None else asking.until]
+    moments = [session.reconnect_by, None if asking is None else asking.until, _stable_at(c, session)]
     deadline = min((each for each in moments if each is not None), default=None)
     return SessionStep(replace(session, deadline=deadline), outcome=outcome)
+
+
+def _stable_at(c: StepContext, session: SessionState) -> float | None:
+    """When a session that came up is looked at; None: that moment is over."""
+    connected = session.session.connected
+    moment = None if connected is None else connected + c.tunnel.reconnect.stable_after
+    return None if moment is None or moment <= c.now else moment
 
 
 def _stop_deadline(c: StepContext, session: SessionState, event: ev.Tick) -> SessionStep:

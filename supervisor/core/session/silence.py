@@ -45,6 +45,8 @@ def silence_followed(c: StepContext, step: Step) -> Step:
         return _recovered(c, step, active)
     if not _silent(active) or c.doubted or not c.uplink:
         return step
+    if (moment := _judged_at(c, step.tunnel)) is not None:
+        return replace(step, tunnel=replace(step.tunnel, active=_looked_at(active, moment)))
     return step if _waits(c, step.tunnel, active) else _lost(c, step, active)
 
 
@@ -57,9 +59,21 @@ def _waits(c: StepContext, state: TunnelState, active: SessionState) -> bool:
     """A login would reach nobody, or the session may still show that it lives."""
     if state.endpoint is Reach.SILENT:
         return True
-    if state.endpoint is Reach.ANSWERS and c.now - state.endpoint_since < _return_seconds(c):
-        return True
     return not state.endpoint_returned and undecided(c, active)
+
+
+def _judged_at(c: StepContext, state: TunnelState) -> float | None:
+    """The moment until which a gateway that answers again leaves a silent session time to show that it lives;
+    None: it is over, or there is none.
+    """
+    moment = state.endpoint_since + _return_seconds(c)
+    return moment if state.endpoint is Reach.ANSWERS and c.now < moment else None
+
+
+def _looked_at(session: SessionState, moment: float) -> SessionState:
+    """The session, about which this is asked again then, whether or not a probe's round ends before."""
+    deadline = moment if session.deadline is None else min(moment, session.deadline)
+    return replace(session, deadline=deadline)
 
 
 def _return_seconds(c: StepContext) -> float:

@@ -39,7 +39,7 @@ def step(c: StepContext, state: TunnelState, event: ev.Event) -> Step:
         result = standby_step(c, state, standby, event)
     else:
         result = active_step(c, state, event)
-    if isinstance(event, ev.Probed | ev.EndpointSeen):
+    if isinstance(event, ev.Probed | ev.EndpointSeen | ev.Tick):
         result = silence_followed(c, result)
     result = settled(c, state, result)
     after = result.tunnel

@@ -51,6 +51,7 @@ class AsyncNetlink:
         self._protocol, self._buffer_bytes = protocol, buffer_bytes
         self._socket: NetlinkSocket | None = None
         self._one = asyncio.Lock()
+        self._unfinished = False  # an exchange did not come to its end: answers to it may still be there
 
     def open(self) -> None:
         """Open the socket, in the network namespace of the calling thread."""
@@ -76,7 +77,7 @@ class AsyncNetlink:
         `ends`: the positions of those requests after the answer to which there is no other one.
         """
         said: list[OSError | None] = [None] * len(requests)
-        async with self._one, asyncio.timeout(ANSWER_SECONDS):
+        async with self._one:
             first, over = await self._send(requests), False
             while not over:
                 for message in messages(await self._receive()):
@@ -84,6 +85,7 @@ class AsyncNetlink:
                     if message.kind == ERROR and 0 <= position < len(requests):
                         said[position] = refusal(message)
                         over = over or position in ends
+            self._unfinished = False
         return said
 
     async def change(self, requests: Sequence[NetlinkRequest]) -> list[OSError | None]:
@@ -98,8 +100,16 @@ class AsyncNetlink:
 
     async def ask(self, request: NetlinkRequest) -> bytes:
         """The body of the one answer to a question."""
-        (answer,) = await self._answers(request._replace(flags=request.flags | ACK), bytes)
-        return answer
+        async with self._one:
+            number = await self._send([request])
+            answer: NetlinkMessage | None = None
+            while answer is None:
+                found = messages(await self._receive())
+                answer = next((message for message in found if message.number == number), None)
+            self._unfinished = False
+        if answer.kind == ERROR and (error := refusal(answer)) is not None:
+            raise error
+        return answer.body
 
     async def dump(self, request: NetlinkRequest, read: Callable[[bytes], ReadT | None]) -> list[ReadT]:
         """What `read` makes of each answer, in order, but None. DumpInterruptedError: it changes all the
@@ -112,7 +122,7 @@ class AsyncNetlink:
 
     async def _answers(self, request: NetlinkRequest, read: Callable[[bytes], ReadT | None]) -> list[ReadT]:
         found: list[ReadT] = []
-        async with self._one, asyncio.timeout(ANSWER_SECONDS):
+        async with self._one:
             number, over = await self._send([request]), False
             while not over:
                 data = await self._receive()
@@ -122,6 +132,7 @@ class AsyncNetlink:
                 over = any([_is_last(message) for message in answers])
                 objects = answers[:-1] if over else answers
                 found += [one for message in objects if (one := read(message.body)) is not None]
+            self._unfinished = False
         return found
 
     @property
@@ -132,9 +143,11 @@ class AsyncNetlink:
     async def _send(self, requests: Sequence[NetlinkRequest]) -> int:
         """Send them in one datagram; the sequence number of the first."""
         sock = self._opened.socket
-        with contextlib.suppress(BlockingIOError):
-            while sock.recv(READ_BYTES):  # what an exchange left that did not come to its end
-                pass
+        if self._unfinished:
+            with contextlib.suppress(BlockingIOError):
+                while sock.recv(READ_BYTES):
+                    pass
+        self._unfinished = True
         first, datagram = self._opened.frame(requests)
         if len(datagram) > _LARGE_BYTES:
             await asyncio.to_thread(sock.send, datagram)
@@ -145,7 +158,12 @@ class AsyncNetlink:
         return first
 
     async def _receive(self) -> bytes:
-        return await asyncio.get_running_loop().sock_recv(self._opened.socket, READ_BYTES)
+        """The next datagram, which mostly is there. TimeoutError: none comes."""
+        sock = self._opened.socket
+        with contextlib.suppress(BlockingIOError):
+            return sock.recv(READ_BYTES)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await asyncio.get_running_loop().sock_recv(sock, READ_BYTES)
 
 
 def _is_last(answer: NetlinkMessage) -> bool:

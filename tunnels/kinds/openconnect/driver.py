@@ -49,6 +49,12 @@ from tunnels.kinds.openconnect.progress import REFUSED_CODE, Progress, cookie_re
 
 STOP_SECONDS = 3.0  # from a signal to SIGKILL; in a handshake with a mute server openconnect ignores signals
 LEAVE_SECONDS = 0.05  # after SIGTERM in which the daemon's `leave` may still arrive
+# for a connection to be accepted: the kernel repeats its SYN after 1 and 3 s, then after pauses that double,
+# while the daemon sees at once that a server answers again
+CONTACT_SECONDS = 4.0
+NAME_SECONDS = (
+    12.0  # the same where openconnect asks for the addresses of a name itself (resolv.conf(5): 10 s)
+)
 BROWSER = "/bin/echo"  # openconnect runs it with the address to open
 KEPT_SECONDS = 3.0  # for the address of the login to accept a connection, before the name is asked again
 # run by a shell; the other reasons need no action
@@ -104,6 +110,8 @@ class OpenconnectSession:
         self._ending = self._leaving = False
         self._unreachable = False  # no address of the server's name accepts a connection
         self._stopped = False  # openconnect got a signal from us
+        self._contact: asyncio.TimerHandle | None = None  # when openconnect is ended unless it has contact
+        self._silent = False  # it was
 
     async def run(self) -> int:
         """Returns the exit code of openconnect; negative: the signal that ended it."""
@@ -226,6 +234,8 @@ class OpenconnectSession:
         )
         if self._ending:
             self._stop(self._client)
+        self._progress.contact = False
+        self._watch_contact()
         return self._client
 
     def _heard(self, line: str) -> None:
@@ -233,6 +243,21 @@ class OpenconnectSession:
         print(line, flush=True)
         self._interview.hear(line)
         self._progress.see(line)
+        self._watch_contact()
+
+    def _watch_contact(self) -> None:
+        """End an openconnect whose connection nobody accepts. Its cookie stays valid."""
+        if self._progress.contact and self._contact is not None:
+            self._contact.cancel()
+            self._contact = None
+        elif not self._progress.contact and self._contact is None:
+            seconds = NAME_SECONDS if self._unreachable else CONTACT_SECONDS
+            self._contact = asyncio.get_running_loop().call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._client is not None and self._client.returncode is None:
+            self._silent = True
+            kill(self._client)
 
     # --- the login's questions
     # -----------------------------------------------------------------------------------------------------
@@ -309,6 +334,8 @@ class OpenconnectSession:
     def _renew(self) -> None:
         if self._client is not None and self._client.returncode is None and self._up_since is not None:
             self._client.send_signal(signal.SIGUSR2)
+            self._progress.contact = False
+            self._watch_contact()
 
     def _leave(self) -> None:
         """No other session continues this one: log out."""
@@ -331,9 +358,11 @@ class OpenconnectSession:
 
     async def _conclude_login(self, code: int) -> None:
         """Print what openconnect's own lines, which came before, leave open."""
-        if self._stopped or code < 0:
+        if self._silent:
+            self._say_silent()
+        elif self._stopped or code < 0:
             return
-        if self._sent_secret:
+        elif self._sent_secret:
             say(self._progress.login_failure())
         elif self._progress.reached is not None:
             await self._conclude_handshake()
@@ -346,6 +375,8 @@ class OpenconnectSession:
             self._talk.keep("")  # the cookie is worthless now
         if other_key:
             self._talk.failed("session-expired", "the server has another key than at the login")
+        elif self._silent:
+            self._say_silent()
         elif self._stopped or code < 0:
             return
         elif code == REFUSED_CODE:
@@ -354,6 +385,9 @@ class OpenconnectSession:
             await self._conclude_handshake()
         else:
             say(self._progress.session_end(time.monotonic() - self._up_since, self._lasts))
+
+    def _say_silent(self) -> None:
+        self._talk.failed("network", "the server does not answer")
 
     def _is_elsewhere(self, kept: Ticket) -> bool:
         """The login led to another host than the configured one, which may know a third one by now."""

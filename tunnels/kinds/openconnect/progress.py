@@ -13,6 +13,8 @@ REFUSED_CODE = 2  # openconnect's exit code when its cookie is not accepted
 NEAR_END_SECONDS = 15.0  # around the announced end of a session in which its end is expected
 
 _REACHED = re.compile(r"Connected to (\S+):(\d+)$")
+_LOST = re.compile(r"(?!DTLS|ESP)\S+ Dead Peer Detection detected dead peer")  # those two go on over TCP
+_CONTACT = re.compile(r"SSL negotiation with ")  # in place openconnect does not say that it is connected
 _SECURED = re.compile(r"Connected to HTTPS on ")
 _BROKEN = re.compile(
     r"Error (?:reading|fetching) HTTP|Failed to (?:read from|write to) TLS|SSL (?:connection "
@@ -31,6 +33,7 @@ class Progress:
     """How far openconnect has come."""
 
     reached: tuple[str, int] | None = None  # address and port that answered last
+    contact: bool = False  # there is a connection, as far as is known
     secured: bool = False  # the TLS handshake with it succeeded
     broken: bool = False  # the connection broke
     expired: str = ""  # when our certificate expired
@@ -41,6 +44,11 @@ class Progress:
         """Take one line of openconnect."""
         if match := _REACHED.search(line):
             self.reached, self.secured = (match[1].strip("[]"), int(match[2])), False
+            self.contact = True
+        elif _CONTACT.match(line):
+            self.contact = True
+        elif _LOST.match(line):
+            self.contact = False
         elif match := _DISMISSED.match(line):
             self.farewell = self.farewell or match[1] or ""
         elif match := _EXPIRED.match(line):

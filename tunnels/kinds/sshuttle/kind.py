@@ -267,9 +267,9 @@ def _doubtful(certificate: UserCertificate, tunnel: Sshuttle, inputs: Inputs) ->
 
 def _keepalive(tunnel: Sshuttle) -> tuple[str, ...]:
     """If probes detect a dead tunnel sooner, ssh should not give up by itself: then a session survives a
-    minute without an uplink. Of several workers only ssh itself tells which one is dead.
+    silence for as long as TCP does (15 min). Of several workers only ssh itself tells which one is dead.
     """
-    return ("ServerAliveCountMax=12",) if tunnel.probe.targets and tunnel.workers == 1 else ()
+    return ("ServerAliveCountMax=180",) if tunnel.probe.targets and tunnel.workers == 1 else ()
 
 
 # --- what they print

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 from tunnels.drivers.cli import FATAL, Unfit, say
 from tunnels.kinds.sshuttle import compatibility, ssnet_patch
 from tunnels.kinds.sshuttle.connection_limits import ConnectionLimits
+from tunnels.kinds.sshuttle.connection_queue import ConnectionQueue
 from tunnels.kinds.sshuttle.listener import ProxyListener
 from tunnels.kinds.sshuttle.ssh_output import SshOutput
 from tunnels.kinds.sshuttle.ssh_process import SshProcess
@@ -79,9 +81,9 @@ class SshuttlePackage:
         translate: Translate,
         limits: ConnectionLimits,
     ) -> None:
-        client, ssh = self._modules["client"], self._modules["ssh"]
+        client, ssh, ssnet = (self._modules[name] for name in ("client", "ssh", "ssnet"))
         fatal = self._modules["helpers"].Fatal
-        client.MultiListener = _listener_class(client.MultiListener, fatal, listener, limits)
+        client.MultiListener = _listener_class(client.MultiListener, fatal, listener, limits, ssnet.CMD_PING)
         client.FirewallClient = _firewall_class(self._modules["methods"].BaseMethod, translate, listener.open)
         self._modules["sdnotify"].send = notify
         ssh.get_module_source = self._sources.__getitem__
@@ -143,7 +145,7 @@ class _AcceptedConnection(NamedTuple):
 
 
 def _listener_class(
-    base: Any, fatal: type[Exception], listener: ProxyListener, limits: ConnectionLimits
+    base: Any, fatal: type[Exception], listener: ProxyListener, limits: ConnectionLimits, ping: int
 ) -> Any:
     class ListenerAdapter(base):  # type: ignore[misc]
         """Uses our listener in the place of sockets of its own."""
@@ -155,18 +157,34 @@ def _listener_class(
         def listen(self, backlog: int) -> None:
             """Not yet: the listener opens when the remote host has answered."""
 
-        def add_handler(self, handlers: Any, callback: Callable[..., None], *rest: Any) -> None:
+        def add_handler(self, handlers: Any, callback: Callable[..., None], method: Any, mux: Any) -> None:
+            queue = ConnectionQueue(lambda: mux.send(0, ping, b"held"))
+            _hear(mux, queue)
+
             def accept(ready: socket.socket, *arguments: Any) -> None:
                 if not listener.is_open:
                     raise fatal("ssh is gone")
                 for connection, peer in _waiting(ready):
                     admitted = limits.admit(connection, peer[0])
-                    if admitted is not None:
-                        callback(_AcceptedConnection(admitted, peer), *arguments)
+                    if admitted is None:
+                        continue
+                    carry = partial(callback, _AcceptedConnection(admitted, peer), *arguments)
+                    queue.offer(admitted, carry, probe=admitted is connection)
 
-            listener.on_open = lambda: base.add_handler(self, handlers, accept, *rest)
+            listener.on_open = lambda: base.add_handler(self, handlers, accept, method, mux)
 
     return ListenerAdapter
+
+
+def _hear(mux: Any, queue: ConnectionQueue) -> None:
+    """Tell about each frame that comes from the remote end."""
+    got_packet = mux.got_packet
+
+    def heard(channel: int, cmd: int, data: bytes) -> None:
+        queue.heard()
+        got_packet(channel, cmd, data)
+
+    mux.got_packet = heard
 
 
 def _waiting(listener: socket.socket) -> Iterator[tuple[socket.socket, Any]]:

@@ -1,7 +1,7 @@
 """Runs one WireGuard tunnel: creates the interface, resolves the peers' names, waits for the first handshake,
 and watches the later ones.
 
-    python -I -m tunnels.kinds.wireguard.driver --device NAME --config FD --talk FD [--remote N]
+    python -I -m tunnels.kinds.wireguard.driver --device NAME --config FD --talk FD [--remote N] [--probed]
 
 The descriptor is an anonymous file with what tunnels/kinds/wireguard/kind.py made of the customer's .conf.
 Neither wg(8) nor wg-quick(8) is used. WireGuard has no session and reports no failures: a completed handshake
@@ -136,9 +136,12 @@ class WireGuardTunnel:
         remote: int,
         device: WireGuardDevice,
         hints: HandshakeHints,
+        probed: bool = False,
     ) -> None:
-        """`remote`: which of the addresses of a name comes first."""
-        self._config, self._name, self._remote = config, name, remote
+        """`remote`: which of the addresses of a name comes first. `probed`: the daemon judges whether the
+        tunnel is dead, so a silence of any length ends nothing.
+        """
+        self._config, self._name, self._remote, self._probed = config, name, remote, probed
         self._device, self._hints = device, hints
         # the peers that get packets to our destinations: the others prove nothing
         self._owners = frozenset(bytes.fromhex(p["public_key"]) for p in config["peers"] if p["owner"])
@@ -252,7 +255,7 @@ class WireGuardTunnel:
         """Check a tunnel that is up, at this moment (monotonic seconds). WireGuardFailure."""
         peers = await self._device.look()
         self._handshakes.note(peers, now)
-        if self._handshakes.silent(self._owners, now):
+        if not self._probed and self._handshakes.silent(self._owners, now):
             raise WireGuardFailure(
                 "peer-timeout",
                 f"the peer has completed no handshake for {EXPIRED_SECONDS + UNANSWERED_SECONDS:g} s, though we send",
@@ -306,7 +309,7 @@ async def main(arguments: Sequence[str]) -> int:
         _refused(talk, error)
         await stopped.wait()
         return 1
-    tunnel = WireGuardTunnel(config, options.device, options.remote, device, hints)
+    tunnel = WireGuardTunnel(config, options.device, options.remote, device, hints, options.probed)
     return await _attended(_run(tunnel, talk, renew), device, stopped)
 
 
@@ -375,6 +378,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config", type=int, required=True, help="descriptor of the configuration")
     parser.add_argument("--talk", type=int, required=True, help="descriptor of the key that the daemon shows")
     parser.add_argument("--remote", type=int, default=0, help="which of the addresses of a name comes first")
+    parser.add_argument("--probed", action="store_true", help="the daemon judges whether the tunnel is dead")
     return parser.parse_args(arguments)
 
 

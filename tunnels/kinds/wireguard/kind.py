@@ -92,6 +92,7 @@ def _launch(tunnel: WireGuard, place: Placement, inputs: Mapping[str, bytes]) ->
             KEY,
             "--remote",
             str(place.remote),
+            *(("--probed",) if tunnel.probe.targets else ()),
         ),
         files={"config": _document(profile, tunnel)},
         management=place.directory / "management.sock",
