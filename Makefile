@@ -126,11 +126,11 @@ soak: test-programs $(READY) ## a thousand examples of each property, a hundred 
 	$(BIN)/python -m pytest tests/system/test_blame.py -k flaps --flap-seconds=20 -rA
 	$(BIN)/python -m pytest tests/system/test_takeover.py --takeovers=20 -rA
 
-bench: lab-programs $(READY) ## measure reaction times and the daemon's appetite (root)
+bench: lab-programs $(READY) ## measure reaction times and the daemon's resource usage (root)
 	@.ci/packages iperf3 ping:iputils-ping $(KIND_PROGRAMS)
 	@$(BIN)/python -m tests.bench
 
-docs: $(READY) ## write the generated parts of docs/ anew
+docs: $(READY) ## regenerate the generated parts of docs/
 	$(BIN)/python -m supervisor.config.schema > docs/config.schema.json
 	$(BIN)/python -m supervisor.control.openapi schema > docs/api.schema.json
 	$(BIN)/python -m supervisor.control.openapi routes > docs/openapi.json
@@ -142,7 +142,7 @@ screenshots: $(READY) ## pictures of the status page, into docs/screenshots/
 	@.ci/packages $(BROWSER)
 	@$(BIN)/python -m tests.page.screenshots docs/screenshots
 
-lock: $(READY) ## write requirements/ anew from setup.cfg; versions that still fit stay, UPGRADE=1 takes the newest of all
+lock: $(READY) ## regenerate requirements/ from setup.cfg; versions that still fit stay, UPGRADE=1 takes the newest of all
 	@UV=$(BIN)/uv .ci/lock $(if $(UPGRADE),--upgrade)
 
 build: $(READY) ## an sdist and a wheel in dist/, with the version that `git describe` gives this checkout
@@ -158,7 +158,7 @@ latest: interpreter ## check against the newest version of every dependency, in 
 	@$(PYTHON) -m venv $(LATEST)
 	@.ci/latest $(LATEST)
 
-install: interpreter ## this checkout into /opt/facilitator, with units, user and a configuration without tunnels (root); repeat it to upgrade. NOMAD=1 without unit and configuration
+install: interpreter ## install into /opt/facilitator, with units, user and a configuration without tunnels (root); repeat it to upgrade. NOMAD=1 without unit and configuration
 	@[ "$$(id -u)" = 0 ] || { echo 'It writes to /opt and /etc: say sudo make install'; exit 1; }
 	@[ -x $(OPT)/bin/python ] || $(PYTHON) -m venv $(OPT)
 	@$(OPT)/bin/python $(LOCKED) requirements/runtime.txt

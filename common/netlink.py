@@ -33,7 +33,7 @@ _ATTRIBUTE_TYPE_MASK = 0x3FFF  # NLA_TYPE_MASK
 _ERROR_TEXT = 1  # NLMSGERR_ATTR_MSG
 _MESSAGE = struct.Struct("=IHHII")  # struct nlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
-_LAST_NUMBER = 1 << 31  # sequence numbers begin anew
+_LAST_NUMBER = 1 << 31  # sequence numbers start over
 
 
 class NetlinkRequest(NamedTuple):

@@ -109,7 +109,7 @@ def _union_writer(choices: tuple[Any, ...], sparse: bool) -> Convert:
     """All of them are written in the same way, or none needs to be converted."""
     writers = {_writer(each, sparse) for each in choices}
     if len(writers) > 1:
-        raise TypeError(f"not to be told apart: {choices}")
+        raise TypeError(f"indistinguishable: {choices}")
     return _optional(writers.pop())
 
 

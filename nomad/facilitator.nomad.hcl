@@ -33,7 +33,7 @@ job "facilitator" {
   }
 
   group "facilitator" {
-    # "fail" would leave the host without its tunnels until a person looks. The clients go on meanwhile.
+    # "fail" would leave the host without its tunnels until somebody intervenes. The clients keep running meanwhile.
     restart {
       interval = "10m"
       attempts = 100
@@ -41,7 +41,7 @@ job "facilitator" {
       mode     = "delay"
     }
 
-    # A client that loses contact with the servers keeps its facilitator, and goes on with the same one when contact is back.
+    # A client that loses contact with the servers keeps its facilitator, and the same one continues when contact is restored.
     disconnect {
       lost_after = "24h"
       replace    = false
@@ -75,8 +75,8 @@ job "facilitator" {
       driver = "raw_exec"
 
       # SIGTERM (Nomad's default would be SIGINT). The daemon asks Nomad why: a restart or a new version hands everything over to the next daemon,
-      # a stop or a node drain waits for what is under way: drain.timeout (8h), and five minutes to log off. Nomad waits as long as this, or as
-      # the client's max_kill_timeout (30s unless raised). Whoever deregisters the host from a load balancer may want a shutdown_delay.
+      # a stop or a node drain waits for active flows: drain.timeout (8h), and five minutes to log off. Nomad waits as long as this, or as
+      # the client's max_kill_timeout (30s unless raised). Set a shutdown_delay if the host has to be deregistered from a load balancer first.
       kill_signal  = "SIGTERM"
       kill_timeout = "8h5m"
 

@@ -73,7 +73,7 @@ def main() -> None:
     if other is not None:
         sys.exit(
             f"facilitator: the distribution {other!r} has installed files into the package 'supervisor' "
-            f"beside ours; "
+            f"beside facilitator's; "
             f"install {_OURS} into a virtual environment of its own"
         )
     closing = close_argument(sys.argv[1:])

@@ -124,11 +124,11 @@ def _tidied(path: Path, *, directory: bool, largest: int | None = None) -> Itera
     try:
         what = make_way(path, directory=directory, largest=largest)
     except OSError as error:
-        yield f"{path} is not ours and cannot be removed: {error.strerror}"
+        yield f"{path} does not belong to facilitator and cannot be removed: {error.strerror}"
     else:
         if what is not None:
             yield (
-                f"{path} was {what}, which is not ours; it was "
+                f"{path} was {what}, which does not belong to facilitator; it was "
                 f"{'renamed' if what == 'a directory' else 'removed'}"
             )
 

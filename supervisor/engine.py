@@ -111,7 +111,7 @@ class Engine:
         held: Container[str],
         restart: Container[str] = (),
     ) -> None:
-        """Take over a configuration: new tunnels start (unless `held`), those in `restart` connect anew,
+        """Take over a configuration: new tunnels start (unless `held`), those in `restart` reconnect,
         the missing ones end.
         """
         now = self._clock()

@@ -43,7 +43,7 @@ class ClientRunner(Protocol):
         """Make it say `SignOfLife`, if its kind can."""
 
     def terminate(self, tunnel: str, session: int, leave: bool = False) -> None:
-        """Ask its process tree to end, and to log off if it shall `leave` for good. An `Exited` follows
+        """Ask its process tree to end, and to log off if it should `leave` for good. An `Exited` follows
         when the client is gone.
         """
 

@@ -64,7 +64,7 @@ class Habits:
     silent: Callable[[float], tuple[str, ...]] = lambda now: ()  # targets, while the path is alive
     sign: Callable[[float], SignOfLife | None] = lambda now: None  # of the protocol, when asked
     flows: Callable[[str, float], int] = lambda tunnel, now: 0  # that are left in a tunnel that drains
-    second: Second = Second.REPLACES  # what the far side makes of a second session
+    second: Second = Second.REPLACES  # what the remote gateway makes of a second session
 
 
 class World:

@@ -276,7 +276,7 @@ class Full:
 
 @dataclass(frozen=True, slots=True)
 class NextServer:
-    """The client has given up one of several servers and tries the next: it has its time to connect anew."""
+    """The client has given up one of several servers and tries the next: it has its time to reconnect."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ class ProgramDialogue:
         if what in self._known:
             yield _reply(number, self._known[what])
         elif what in ("username", "password"):
-            yield Failed(Reason.AUTH, f"the far side asks for a {what}; set login.{what}")
+            yield Failed(Reason.AUTH, f"the remote gateway requires a {what}; set login.{what}")
         else:
             self._open = number
             yield Question(Wanted(what) if what in list(Wanted) else Wanted.TEXT, text)

@@ -102,7 +102,7 @@ def _signature(
 _SIGNATURES = (
     _signature(
         "a web page (HTML), most likely the login page of a portal",
-        "log in there with a browser and download the profile anew",
+        "log in there with a browser and download the profile again",
         r"<!doctype html|<html|<head|<script",
         beginning=True,
     ),

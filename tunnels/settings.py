@@ -103,9 +103,10 @@ class Destination(Settings):
     mapping).
     """
 
-    network: Network = setting(description="the network at the far side")
+    network: Network = setting(description="the network as the remote site knows it")
     presented_as: Network | None = setting(
-        default=None, description="what staff use instead, where two sites use the same addresses; same size"
+        default=None,
+        description="the network that users see instead, where two sites use the same addresses; same size",
     )
 
     @classmethod
@@ -133,22 +134,22 @@ class Destination(Settings):
 class Login(Settings):
     """How the facilitator proves who it is."""
 
-    username: str | None = setting(default=None, description="account name at the far side")
-    password: Secret | None = setting(default=None, description="where the password lies")
+    username: str | None = setting(default=None, description="account name at the remote gateway")
+    password: Secret | None = setting(default=None, description="the password")
     totp: Secret | None = setting(
-        default=None, description="where the base32 seed or otpauth:// address of the one-time codes lies"
+        default=None, description="TOTP seed (base32, or an otpauth:// address) for one-time passwords"
     )
     append_code: bool = setting(
-        default=False, description="the one-time code follows the password in the same field"
+        default=False, description="the one-time password follows the password in the same field"
     )
     max_attempts: Annotated[int, Whole(1, 10)] = setting(
-        default=3, description="rejected logins in a row before the tunnel waits for a human"
+        default=3, description="consecutive rejected logins after which the tunnel needs attention"
     )
     pause: Pause = setting(
-        default=60.0, description="after the n-th rejected login in a row, this pause n times"
+        default=60.0, description="wait n times this after the n-th consecutive rejected login"
     )
     reconnect_on_change: bool = setting(
-        default=False, description="log in anew when a secret changes while the tunnel is up"
+        default=False, description="log in again when a secret changes while the tunnel is up"
     )
 
 
@@ -157,10 +158,8 @@ class Degraded(Settings):
     over the last 24 probe rounds.
     """
 
-    loss: Share | None = setting(default=0.2, description="part of the rounds without an answer; null: never")
-    rtt: Pause | None = setting(
-        default=None, description="time that half of the answers take longer than; null: never"
-    )
+    loss: Share | None = setting(default=0.2, description="share of lost rounds; null: never")
+    rtt: Pause | None = setting(default=None, description="median RTT; null: never")
 
 
 class Probe(Settings):
@@ -175,12 +174,10 @@ class Probe(Settings):
     )
     traffic: bool = setting(
         default=True,
-        description="packets that come back to staff count as an answered probe, so that a silent target alone "
+        description="replies to users' packets count as an answered probe, so that a silent target alone "
         "ends no session; false: only targets count",
     )
-    degraded: Degraded = setting(
-        default=Degraded(), description="when a tunnel that works is called degraded"
-    )
+    degraded: Degraded = setting(default=Degraded(), description="when a working tunnel counts as degraded")
 
 
 _HOUR = r"([01]\d|2[0-3]):[0-5]\d"
@@ -199,12 +196,10 @@ _Window = Annotated[str, CheckedBy(_checked_window, {"type": "string", "pattern"
 
 
 class Planned(Settings):
-    """Reconnect before the far side cuts the session."""
+    """Reconnect before the remote gateway cuts the session."""
 
-    every: Pause = setting(description="how long the far side lets a session live")
-    before: Seconds = setting(
-        default=600.0, description="how long before that another session takes its place"
-    )
+    every: Pause = setting(description="how long the remote gateway lets a session last")
+    before: Seconds = setting(default=600.0, description="how long before that the next session starts")
     window: _Window | None = setting(
         default=None,
         description="local time of day to prefer, as 02:00-05:00, in the second half of a session",
@@ -225,15 +220,15 @@ class Reconnect(Settings):
     max: Pause = setting(default=120.0, description="longest pause before a retry")
     unreachable: Pause = setting(
         default=5.0,
-        description="longest pause after an attempt that no packet of the remote gateway has answered; it does not "
+        description="longest pause after an attempt to which the remote gateway sent no packet; it does not "
         "grow",
     )
     stable_after: Seconds = setting(
-        default=60.0, description="health for this long makes a session stable and forgets earlier failures"
+        default=60.0, description="healthy for this long makes a session stable and resets the backoff"
     )
     planned: Planned | None = setting(
         default=None,
-        description="reconnect ahead of the far side's session limit; without it, of one that it "
+        description="reconnect ahead of the remote gateway's session limit; without it, of one that it "
         "announces or has shown",
     )
 
@@ -244,14 +239,14 @@ class Reconnect(Settings):
 
 
 class AlertSettings(Settings):
-    """When a human is called."""
+    """When the tunnel pages."""
 
     after: Seconds = setting(
         default=180.0,
         description="how long the tunnel must be down or unhealthy before an incident is opened",
     )
     clear_after: Seconds = setting(
-        default=120.0, description="how long it must be well before the incident is resolved"
+        default=120.0, description="how long it must be healthy before the incident is resolved"
     )
     severity: Literal["critical", "error", "warning", "info"] = setting(
         default="critical", description="PagerDuty severity"
@@ -276,16 +271,16 @@ class Hooks(Settings):
     """Programs of yours that are run when a tunnel changes: without a shell, as an unprivileged user."""
 
     up: _Argv | None = setting(
-        default=None, description="program and arguments, run when the tunnel has come up"
+        default=None, description="program and arguments, run when the tunnel comes up"
     )
-    down: _Argv | None = setting(
-        default=None, description="the same when it is not up any more, or is unhealthy"
-    )
+    down: _Argv | None = setting(default=None, description="the same when it goes down or becomes unhealthy")
     changed: _Argv | None = setting(
         default=None,
-        description="the same after every transition, also after those that `up` and `down` are for",
+        description="the same after every state change, including those that `up` and `down` are for",
     )
-    timeout: Pause = setting(default=30.0, description="a hook that runs longer is killed, and has failed")
+    timeout: Pause = setting(
+        default=30.0, description="a hook that runs longer is killed and counts as failed"
+    )
 
 
 _PORTS = re.compile(r"(tcp|udp)/(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
@@ -370,10 +365,10 @@ _RESERVED_DEVICES = ("all", "default", "lo")
 def _checked_device(value: str) -> str:
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,14}", value, re.ASCII) is None:
         raise ValueError(
-            f"{value!r} is not a device name; at most 15 letters, digits, '_', '.', '-', a letter first"
+            f"{value!r} is not an interface name; at most 15 letters, digits, '_', '.', '-', a letter first"
         )
     if value in _RESERVED_DEVICES:
-        raise ValueError(f"{value!r} belongs to the kernel; choose another name for the device")
+        raise ValueError(f"{value!r} belongs to the kernel; choose another name for the interface")
     return value
 
 
@@ -383,14 +378,14 @@ class Tunnel(Settings):
     name: Annotated[str, Matching(r"^[a-z][a-z0-9-]{0,30}$")] = setting(description="the key under tunnels:")
     kind: str = setting(description="which VPN client runs it")
     description: Annotated[str, CheckedBy(clean)] = setting(
-        default="", description="for people: shown in status and incidents"
+        default="", description="free text, shown in status and incidents"
     )
     destinations: Annotated[tuple[Destination, ...], NotEmpty()] = setting(
-        description="the networks that this tunnel carries"
+        description="networks behind the tunnel"
     )
     priority: Annotated[int, Whole(0, 65535)] = setting(
         default=100,
-        description="of two tunnels to one destination the healthy one with the lowest number carries it",
+        description="of several tunnels to one destination the healthy one with the lowest number carries it",
     )
     login: Login = setting(default=Login())
     probe: Probe = setting(default=Probe())
@@ -412,7 +407,7 @@ class Tunnel(Settings):
         default=None, description="which segments, groups and people may enter; absent means everybody"
     )
     device: Annotated[str, CheckedBy(_checked_device)] | None = setting(
-        default=None, description="name of the tunnel's network device"
+        default=None, description="name of the tunnel's network interface"
     )
     mtu: Annotated[int, Whole(576, 9000)] | None = setting(
         default=None, description="largest packet in bytes that fits into the tunnel"

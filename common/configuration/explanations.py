@@ -81,18 +81,16 @@ def _with_reading(text: str, node: Node) -> str:
 
 def _wrong_type(wanted: str, node: Node) -> str:
     if isinstance(node, Listing | Group):
-        return (
-            f"{wanted} is wanted here, not {'a list' if isinstance(node, Listing) else 'a group of settings'}"
-        )
+        return f"{wanted} is expected here, not {'a list' if isinstance(node, Listing) else 'a group of settings'}"
     if node.reading.value is None:
-        return f"has no value; {wanted} is wanted"
+        return f"has no value; {wanted} is expected"
     if wanted == "a list":
-        return f"a list is wanted; write [{node.text}]"
+        return f"a list is expected; write [{node.text}]"
     if isinstance(node.reading.value, str):
-        return f"{wanted} is wanted here, not the text {node.text!r}"
+        return f"{wanted} is expected here, not the text {node.text!r}"
     if wanted == "a text":
         return f'{node.text} is read as {node.reading.taken_for} by YAML; quote it: "{node.text}"'
-    return f"{wanted} is wanted here; {node.text} is read as {node.reading.taken_for} by YAML"
+    return f"{wanted} is expected here; {node.text} is read as {node.reading.taken_for} by YAML"
 
 
 def _choice(expected: str, node: Node) -> str:

@@ -1,6 +1,6 @@
 """What is wrong with a configuration file, and where.
 
-Every stage of `parse` adds to one `Report`, so that one run shows all mistakes of the file.
+Every stage of `parse` adds to one `Report`, so that one run shows all errors of the file.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Report:
         return _sorted(self._warnings)
 
     def finish(self) -> tuple[Problem, ...]:
-        """The warnings; ConfigErrors when there was any mistake."""
+        """The warnings; ConfigErrors when there was any error."""
         if self._errors:
             raise ConfigErrors(_sorted(self._errors), self.warnings)
         return self.warnings

@@ -1,4 +1,4 @@
-# What a fleet needs in a VPC: the right to write its routes, and interfaces that may forward.
+# What a fleet needs in a VPC: permission to write its routes, and interfaces that may forward.
 # Not tried in a real account.
 
 variable "instances" { type = map(object({ ami = string, subnet = string })) } # by the names of the members
@@ -22,7 +22,7 @@ resource "aws_iam_instance_profile" "facilitator" {
   role = aws_iam_role.facilitator.name
 }
 
-resource "aws_ec2_tag" "ours" { # policy.json allows route tables with this tag
+resource "aws_ec2_tag" "facilitator" { # policy.json allows route tables with this tag
   resource_id = var.route_table
   key         = "facilitator"
   value       = "emea"

@@ -29,10 +29,12 @@ _COLOURS = {FindingWeight.OK: "green", FindingWeight.WARNING: "yellow", FindingW
 
 @click.command()
 @click.argument("server", type=click.Path(path_type=Path))
-@click.option("--openvpn", default="openvpn", show_default=True, help="The program of the server.")
+@click.option("--openvpn", default="openvpn", show_default=True, help="OpenVPN program of the server.")
 @config_option
 def doctor(server: Path, openvpn: str, config: Path) -> None:
-    """Check that the OpenVPN server with the configuration file SERVER fits the sidecar of this host.
+    """Check that the OpenVPN server's configuration fits the sidecar.
+
+    SERVER is the server's configuration file.
 
     Exit 1: there is a problem.
     """

@@ -38,4 +38,4 @@ class _Loaded(UserDict[str, Any]):
 @click.group(commands=_Loaded(COMMANDS), context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("vpn-facilitator"), prog_name="facilitator-hub")
 def main() -> None:
-    """The staff VPN's side: who is connected, and the end of sessions."""
+    """Sessions of the staff VPN: who is connected; end and block them."""

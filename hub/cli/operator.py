@@ -19,7 +19,7 @@ from hub.config.model import AdminSettings
 
 _ESCAPES = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _FOLLOW_SECONDS = 25
-_AS_JSON = click.option("--json", "as_json", is_flag=True, help="The service's answer as JSON.")
+_AS_JSON = click.option("--json", "as_json", is_flag=True, help="JSON output.")
 
 
 def _client(config: Path) -> OperatorClient:
@@ -73,7 +73,7 @@ def _sessions(document: Any) -> None:
 @config_option
 @_AS_JSON
 def who(person_or_address: str | None, config: Path, as_json: bool) -> None:
-    """Who is connected: everybody, one person, or who has an address.
+    """Show who is connected: everybody, one person, or by address.
 
     Example: facilitator-hub who 10.8.3.7
     """
@@ -89,7 +89,7 @@ def who(person_or_address: str | None, config: Path, as_json: bool) -> None:
 @config_option
 @_AS_JSON
 def history(person_or_address: str | None, at: str | None, limit: int, config: Path, as_json: bool) -> None:
-    """Who was connected, and which logins were refused.
+    """Show past sessions and rejected logins.
 
     Example: facilitator-hub history 10.8.3.7 --at 2027-01-31T12:00:00Z
     """
@@ -103,13 +103,13 @@ def history(person_or_address: str | None, at: str | None, limit: int, config: P
 
 @click.command()
 @click.option("--after", type=int, default=0, help="Only those after this revision.")
-@click.option("--person", help="Of this person only.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with new ones as they come.")
+@click.option("--person", help="Only this person.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing new ones as they arrive.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=1000, show_default=True)
 @config_option
 @_AS_JSON
 def events(after: int, person: str | None, follow: bool, limit: int, config: Path, as_json: bool) -> None:
-    """The trail: what happened to sessions, and who ordered it. One line an event.
+    """Show what happened to sessions, and who ordered it.
 
     Example: facilitator-hub events --person alice
     """
@@ -134,12 +134,14 @@ def events(after: int, person: str | None, follow: bool, limit: int, config: Pat
 
 @click.command()
 @click.argument("person_or_address")
-@click.option("--session", is_flag=True, help="The argument is the id of a session.")
-@click.option("--text", help="A sentence for the person.")
+@click.option("--session", is_flag=True, help="The argument is a session id.")
+@click.option("--text", help="Message for the person.")
 @config_option
 @_AS_JSON
 def end(person_or_address: str, session: bool, text: str | None, config: Path, as_json: bool) -> None:
-    """Ends the sessions of a person, with an address, or one by its id. The person may log in again.
+    """End the sessions of a person or an address, or one by its id.
+
+    The person may log in again.
 
     Example: facilitator-hub end alice
     """
@@ -158,15 +160,15 @@ def end(person_or_address: str, session: bool, text: str | None, config: Path, a
 
 @click.command()
 @click.argument("person")
-@click.option("--for", "duration", help="No longer than this: 8h, 30d.")
-@click.option("--remove", is_flag=True, help="Take the block back.")
-@click.option("--text", help="A sentence for the person.")
+@click.option("--for", "duration", help="For how long, such as 8h or 30d.")
+@click.option("--remove", is_flag=True, help="Unblock.")
+@click.option("--text", help="Message for the person.")
 @config_option
 @_AS_JSON
 def block(
     person: str, duration: str | None, remove: bool, text: str | None, config: Path, as_json: bool
 ) -> None:
-    """No login of a person any more, and the end of all its sessions.
+    """Block a person: no more logins, and all sessions end.
 
     Example: facilitator-hub block alice
     """
@@ -184,7 +186,7 @@ def block(
 @config_option
 @_AS_JSON
 def nodes(config: Path, as_json: bool) -> None:
-    """The OpenVPN servers.
+    """Show the OpenVPN servers.
 
     Example: facilitator-hub nodes
     """

@@ -17,11 +17,13 @@ _PERSON = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}", re.ASCII)
 
 @click.command()
 @click.argument("person")
-@click.option("--codes", is_flag=True, help="The person types a user name and codes.")
+@click.option("--codes", is_flag=True, help="For a login with user name and one-time passwords.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write this file, mode 0600.")
 @config_option
 def profile(person: str, codes: bool, output: Path | None, config: Path) -> None:
-    """Write the client profile (.ovpn) of PERSON, with certificate and key inside."""
+    """Write the client profile (.ovpn) of PERSON.
+
+    It contains the certificate and the key."""
     if not _PERSON.fullmatch(person):
         raise click.BadParameter(f"{person!r} cannot be the name of a certificate's file")
     settings = settings_of(config, "profile", ProfileSettings)

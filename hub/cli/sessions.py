@@ -15,11 +15,9 @@ from hub.config.model import SessionsSettings
 
 @click.command()
 @config_option
-@click.option(
-    "--check", is_flag=True, help="Only say what is wrong with the configuration and the file of people."
-)
+@click.option("--check", is_flag=True, help="Validate the configuration and the people file, and exit.")
 def sessions(config: Path, check: bool) -> None:
-    """Runs the session service, in the foreground.
+    """Run the session service in the foreground.
 
     Example: facilitator-hub sessions -c /etc/facilitator-hub/config.yaml
     """
@@ -33,7 +31,7 @@ def sessions(config: Path, check: bool) -> None:
     try:
         if check:
             StaffFiles(settings, HubSecrets(config.parent), HubMetrics()).read()
-            click.echo(f"{config}: fine")
+            click.echo(f"{config}: configuration OK")
             return
         with locked(settings.database):
             asyncio.run(serve(settings, config.parent))

@@ -19,7 +19,9 @@ from hub.config.sidecar import SidecarSettings
 @config_option
 @click.pass_context
 def sidecar(context: click.Context, config: Path) -> None:
-    """Decide the logins of the OpenVPN server on this host, until SIGTERM.
+    """Decide the logins of this host's OpenVPN server.
+
+    Runs in the foreground until SIGTERM.
 
     Sessions do not need it: it may end, crash and be replaced while they go on.
     """
@@ -39,11 +41,13 @@ def _duration(context: click.Context, parameter: click.Parameter, value: str | N
 
 
 @sidecar.command()
-@click.option("--timeout", callback=_duration, help="Instead of sidecar.drain.timeout, such as 30m.")
-@click.option("--wait", is_flag=True, help="Without an end: until the last client has left.")
+@click.option("--timeout", callback=_duration, help="Overrides sidecar.drain.timeout, such as 30m.")
+@click.option("--wait", is_flag=True, help="Without a timeout: until the last client has left.")
 @click.pass_obj
 def drain(settings: SidecarSettings, timeout: float | None, wait: bool) -> None:
-    """No new logins; stop OpenVPN after the last client, or at the end of the time."""
+    """Accept no new logins, and stop OpenVPN after the last client.
+
+    Or when the drain timeout expires."""
     limit = settings.drain.timeout if timeout is None else timeout
     endless = wait or (timeout is None and settings.drain.then == "wait")
     answer = _ask(settings, {"command": "drain", "timeout": None if endless else limit})
@@ -55,7 +59,9 @@ def drain(settings: SidecarSettings, timeout: float | None, wait: bool) -> None:
 @click.argument("person")
 @click.pass_obj
 def end(settings: SidecarSettings, person: str) -> None:
-    """End a person's sessions on this server, also while the session service is away.
+    """End a person's sessions on this server.
+
+    Works also while the session service is unreachable.
 
     It does not keep the person out: `facilitator-hub block` does.
     """
@@ -65,7 +71,9 @@ def end(settings: SidecarSettings, person: str) -> None:
 @sidecar.command()
 @click.pass_obj
 def status(settings: SidecarSettings) -> None:
-    """What the sidecar of this host sees, as JSON. Exit 1: it does not run."""
+    """Show what this host's sidecar sees, as JSON.
+
+    Exit code 1: it is not running."""
     click.echo(json.dumps(_ask(settings, {"command": "status"}), indent=2))
 
 

@@ -32,7 +32,7 @@ class ServiceTls(HubSettings):
 class ServiceClientTls(HubSettings):
     """The certificate that we show to the service."""
 
-    certificate: File = Field(description="PEM file with our certificate chain")
+    certificate: File = Field(description="PEM file with the certificate chain")
     key: File = Field(description="PEM file with its private key")
     ca: File = Field(description="PEM file with the CA of the service")
 
@@ -93,7 +93,7 @@ class LoginSettings(HubSettings):
     remember: Seconds = Field(
         12 * 3600.0, description="for so long a client with a valid auth-token of OpenVPN is not asked again"
     )
-    totp: TotpSettings | None = Field(None, description="one-time codes")
+    totp: TotpSettings | None = Field(None, description="one-time passwords")
     notification: NotificationSettings | None = Field(None, description="approval by a link")
 
 

@@ -1,4 +1,4 @@
-"""The files of people and of their seeds: YAML text -> values, or all mistakes at once."""
+"""The files of people and of their seeds: YAML text -> values, or all errors at once."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def parse_seeds(text: str, name: str) -> Mapping[str, Seed]:
     seeds: dict[str, Seed] = {}
     for person, node in root.entries.items() if root is not None else ():
         if isinstance(node, Listing | Group):
-            report.error(node.position, (person,), "a seed is wanted: base32, or an otpauth:// address")
+            report.error(node.position, (person,), "expected a seed: base32, or an otpauth:// address")
             continue
         try:
             seeds[person] = parse_seed(node.text)

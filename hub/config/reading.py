@@ -1,4 +1,4 @@
-"""The text of a configuration file -> settings, or all of its mistakes at once. Pure."""
+"""The text of a configuration file -> settings, or all of its errors at once. Pure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SecretPlace(HubSettings):
 
 
 def section(text: str, name: str, key: str, model: type[SettingsT]) -> SettingsT | None:
-    """The settings under this key of the file; None: it has none. ConfigErrors holds every mistake in them.
+    """The settings under this key of the file; None: it has none. ConfigErrors holds every error in them.
 
     `name`: the file's path; relative paths in the settings are taken from beside it.
     """

@@ -28,7 +28,7 @@ class NodeDrainSettings(HubSettings):
 
     timeout: Seconds = Field(8 * 3600.0, description="for so long, people may finish what they do")
     then: Literal["next", "wait"] = Field(
-        "next", description="after it, clients are told to use the next server; wait: there is no end"
+        "next", description="when it expires clients are sent to the next server; wait: no time limit"
     )
 
 
@@ -50,7 +50,7 @@ class SidecarSettings(HubSettings):
         None, description="a name for this server where one certificate serves several of them"
     )
     sessions: ServiceAddress
-    heartbeat: Pause = Field(5.0, description="how often the service is told all sessions")
+    heartbeat: Pause = Field(5.0, description="how often all sessions are reported to the service")
     login_patience: Seconds = Field(
         10.0, description="for so long, a login waits for a service that does not answer"
     )

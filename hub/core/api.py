@@ -44,7 +44,7 @@ class EndReason(StrEnum):
     OFFBOARDED = "offboarded"  # the person is blocked, or not in the list of people any more
     EXPIRED = "expired"  # the session's longest time is over
     REPLACED = "replaced"  # the person's next login took its place
-    LOST_WITH_NODE = "lost-with-node"  # OpenVPN on the node has started anew
+    LOST_WITH_NODE = "lost-with-node"  # OpenVPN on the node has restarted
     NODE_DRAINED = "node-drained"
     UNKNOWN_PERSON = "unknown-person"
     BLOCKED = "blocked"
@@ -151,7 +151,7 @@ class Denied(ApiDocument):
 
 
 class Challenged(ApiDocument):
-    """The client shall ask the person for a text."""
+    """The client must ask the person for a text."""
 
     decision: Literal["challenge"] = "challenge"
     session: Identifier
@@ -171,7 +171,7 @@ class Waiting(ApiDocument):
     session: Identifier
     timeout: Count = Field(description="seconds")
     link: str | None = Field(
-        None, description="secret; for `WEB_AUTH::LINK`, if the person's own client shall open it"
+        None, description="secret; for `WEB_AUTH::LINK`, if the person's own client should open it"
     )
     text: str = Field(
         "",
@@ -225,8 +225,7 @@ class Heartbeat(FromNode):
         frozenset(), description="of these, those that are not up yet; they may be decided in the answer"
     )
     ending: frozenset[Identifier] = Field(
-        frozenset(),
-        description="of these, those whose end or decision is under way: nobody need tell it again",
+        frozenset(), description="of these, those whose end or decision is in progress: no need to repeat it"
     )
     unknown: tuple[UnknownClient, ...] = ()
     bytes: dict[Identifier, tuple[Count, Count]] = Field(
@@ -240,7 +239,7 @@ class Heartbeat(FromNode):
 
 
 class EndOrder(ApiDocument):
-    """A session that the node shall end."""
+    """A session that the node must end."""
 
     session: Identifier
     client_id: Count
@@ -266,7 +265,7 @@ class Adopted(ApiDocument):
 
 
 class HeartbeatAnswer(ApiDocument):
-    """What the node shall do."""
+    """What the node must do."""
 
     end: tuple[EndOrder, ...] = ()
     decided: tuple[Decision, ...] = ()
@@ -303,7 +302,7 @@ class AddressBook(ApiDocument):
     revision: Count
     complete: bool
     entries: tuple[AddressEntry, ...]
-    time: float = Field(description="the service's clock, by which the age of the book is told")
+    time: float = Field(description="the service's clock, from which the age of the address book is computed")
 
 
 # --- from an operator

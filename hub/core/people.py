@@ -26,7 +26,7 @@ People = Mapping[str, Person]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """An operator's order that a person shall not log in. `until`: Unix time; None: for ever."""
+    """An operator's order that a person should not log in. `until`: Unix time; None: for ever."""
 
     person: str
     at: float

@@ -45,7 +45,7 @@ ANSWER = ApiRoute(
 UP = ApiRoute("POST", "/api/v1/up", Role.SIDECAR, "A client has its address", None, api.SessionUp)
 ENDED = ApiRoute("POST", "/api/v1/ended", Role.SIDECAR, "Sessions that have ended", None, api.SessionEnds)
 HEARTBEAT = ApiRoute(
-    "POST", "/api/v1/heartbeat", Role.SIDECAR, "All sessions of a node; gives what it shall do",
+    "POST", "/api/v1/heartbeat", Role.SIDECAR, "All sessions of a node; returns what it must do",
     api.HeartbeatAnswer, api.Heartbeat,
 )  # fmt: skip
 ADDRESSES = ApiRoute(

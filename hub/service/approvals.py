@@ -25,7 +25,7 @@ from hub.service.views import client_text
 
 _SEND_SECONDS = 10.0
 _MAX_FORM_BYTES = 4096
-_GONE = "This link is not valid: it was used already, its time is over, or the login has ended."
+_GONE = "This link is not valid: it was used already, has expired, or the login has ended."
 _TITLE = "Approve a VPN login"
 
 

@@ -122,7 +122,7 @@ class HubApi:
     async def _end(self, request: web.Request) -> web.Response:
         command = await _body(request, api.EndCommand)
         if sum(each is not None for each in (command.person, command.address, command.session)) != 1:
-            raise web.HTTPBadRequest(text="exactly one of person, address and session is wanted")
+            raise web.HTTPBadRequest(text="exactly one of person, address and session is required")
         return _json(await self._service.end(command, peer_subject(request.transport) or ""))
 
     async def _block(self, request: web.Request) -> web.Response:
@@ -192,7 +192,7 @@ def _number(request: web.Request, name: str) -> float:
     try:
         return float(request.query.get(name, "0"))
     except ValueError:
-        raise web.HTTPBadRequest(text=f"{name}: a number is wanted") from None
+        raise web.HTTPBadRequest(text=f"{name}: a number is expected") from None
 
 
 def _wait(request: web.Request) -> float:

@@ -17,7 +17,7 @@ from hub.service.logins import Logins
 from hub.service.records import Records, groups_json
 
 _UNKNOWN_TEXT = "this session is not known; connect again"
-_EXPIRED_TEXT = "the longest time of a session is over; connect again"
+_EXPIRED_TEXT = "the maximum session time has been reached; connect again"
 
 
 class LateMessage(Exception):
@@ -59,12 +59,12 @@ def close(records: Records, row: StaffSession, reason: EndReason) -> bool:
 
 
 def heartbeat(records: Records, logins: Logins, message: api.Heartbeat) -> api.HeartbeatAnswer:
-    """Compare the node's sessions with ours; what it shall do. LateMessage."""
+    """Compare the node's sessions with ours; what it should do. LateMessage."""
     before = records.node(message.node)
     opened = records.open_on(message.node)
     if before is not None and before["boot"] != message.boot:
         if records.earlier_boot(message.node, message.boot):
-            raise LateMessage(f"{message.node} has started anew since {message.boot}")
+            raise LateMessage(f"{message.node} has restarted since {message.boot}")
         records.event("node started", None, None, {"node": message.node, "boot": message.boot})
     records.node_seen(message.node, message.boot, message.draining, message.version)
     drained = before is not None and bool(before["draining"])
@@ -86,7 +86,7 @@ def heartbeat(records: Records, logins: Logins, message: api.Heartbeat) -> api.H
 
 
 def orders(records: Records, logins: Logins, message: api.Heartbeat) -> api.HeartbeatAnswer:
-    """What the node shall do and is not doing yet."""
+    """What the node must do and is not doing yet."""
     waiting = (row for row in records.to_do(message.node) if row.boot == message.boot)
     todo = [row for row in waiting if row.id not in message.ending]
     end = tuple(

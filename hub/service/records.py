@@ -109,7 +109,7 @@ class Records:
         return [(row["person"], row["groups"]) for row in found]
 
     def to_do(self, node: str) -> list[StaffSession]:
-        """The sessions of a node that shall end, and the logins on it that are decided."""
+        """The sessions of a node that should end, and the logins on it that are decided."""
         ending = self._all(f"{_SELECT} WHERE node = ? AND ended IS NULL AND end_asked IS NOT NULL", node)
         return ending + self._all(f"{_SELECT} WHERE node = ? AND decided = 1", node)
 

@@ -34,7 +34,7 @@ def check_directory(directory: Path) -> None:
         raise DirectoryRefused(f"{directory} is no directory; sidecar.management must lie in one of its own")
     if found.st_mode & 0o077:
         raise DirectoryRefused(
-            f"{directory} has mode {found.st_mode & 0o777:04o}; whoever can enter it rules the VPN server: "
+            f"{directory} has mode {found.st_mode & 0o777:04o}; anyone who can enter it controls the VPN server: "
             f"chmod 0700 {directory}"
         )
     if found.st_uid not in (0, os.geteuid()):

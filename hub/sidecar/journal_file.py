@@ -1,4 +1,4 @@
-"""The journal on disk: lines are appended, and it is written anew when it has grown.
+"""The journal on disk: lines are appended, and it is rewritten when it has grown.
 
 It must outlive the sidecar, not the host: with the host all sessions end too. So nothing is synced.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hub.core.sidecar.journal import JournalContent, journal_lines, read_journal
 
-MAX_LINES = 20_000  # appended before it is written anew
+MAX_LINES = 20_000  # appended before it is rewritten
 _MAX_BYTES = 256 << 20  # of a journal that is read
 
 
@@ -34,7 +34,7 @@ class JournalFile:
 
     @property
     def full(self) -> bool:
-        """It should be written anew."""
+        """It should be rewritten."""
         return self._appended > MAX_LINES
 
     def append(self, line: str) -> None:

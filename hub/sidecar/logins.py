@@ -69,7 +69,7 @@ class LoginAsker:
             return None
 
     async def _patiently(self, ask: Callable[[], Awaitable[api.LoginAnswer]]) -> api.LoginAnswer | None:
-        """A service that is started anew is worth waiting for: a refused client takes longer to come back."""
+        """A service that is restarted is worth waiting for: a refused client takes longer to come back."""
         until = time.monotonic() + self._patience
         while True:
             try:

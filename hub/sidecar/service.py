@@ -141,7 +141,7 @@ _JSON: Mapping[str, str] = {"Content-Type": "application/json"}
 
 
 def _written(body: BaseModel) -> bytes:
-    """JSON in which secrets stand in clear: it goes over mutual TLS to the one who checks them."""
+    """JSON in which secrets are unencrypted: it goes over mutual TLS to the one who checks them."""
     return json.dumps(_plain(body.model_dump(mode="python", exclude_none=True))).encode()
 
 

@@ -103,7 +103,7 @@ class Sidecar:
                 self._perform(self.machine.client(event))
             case AddressMessage():
                 self._perform(self.machine.address(event))
-            case HoldMessage():  # it has started anew in the same process (SIGHUP, SIGUSR1)
+            case HoldMessage():  # it has restarted in the same process (SIGHUP, SIGUSR1)
                 run = self.run_of_server
                 self._begin(run.pid if run is not None else 0)
 
@@ -248,7 +248,7 @@ class Sidecar:
             self._remember(client_line(effect.client))
 
     def _if_same(self, machine: SidecarMachine, effects: Callable[[], Iterable[Effect]]) -> None:
-        """Time has passed: the server may have started anew."""
+        """Time has passed: the server may have restarted."""
         if machine is self.machine:
             self._perform(effects())
 

@@ -54,7 +54,7 @@ async def clean(runtime_dir: Path, state_dir: Path, name: str, keep: bool = Fals
             if not keep:
                 lines += await cleanup(ChangedSysctls(state_dir))
                 early_close.forget(state_dir)
-            lines += [f"removed device {name}" for name in await remove_devices()]
+            lines += [f"removed interface {name}" for name in await remove_devices()]
         disk.make_way(runtime_dir / disk.CONTROL_SOCKET)
         forget(runtime_dir)
         hooks.forget(runtime_dir)

@@ -108,7 +108,7 @@ async def _main(path: Path, kinds: Mapping[str, AnyKind], watch: bool, parse: Pa
     secrets = Secrets()
     log = configure(STDOUT, secrets)
     for sentence in tidy(config.facilitator.runtime_dir, config.facilitator.state_dir):
-        structlog.get_logger().warning("not a file of ours", text=sentence)
+        structlog.get_logger().warning("not a file of facilitator's", text=sentence)
     say_what_is_missing()
     parts = build(config, RunInputs(path, kinds, secrets, notifier, lambda: log.dropped, owned, handover))
     process = ProcessLifetime(locked, log.flush, owned, handover, watch)
@@ -201,8 +201,7 @@ class Daemon:
             group = parts.data_plane.group
             if group is not None and not group.make():
                 self._log.warning(
-                    "clients stay in the daemon's control group: whoever kills that ends them",
-                    why=group.unavailable,
+                    "clients stay in the daemon's control group: killing it ends them", why=group.unavailable
                 )
             denied = () if parts.fleet is None else parts.fleet.denied
             await recall_locks(parts.locks, config, parts.data_plane.network, left.memory.lanes)
@@ -329,7 +328,7 @@ class Daemon:
     async def reload(self) -> ReloadDocument:
         """Read the configuration again; a wrong one changes nothing. `done` and `errors`: lines to show."""
         parts = self._parts
-        failed = "not all of it was taken over: an internal error; the log has the details"
+        failed = "not all of it was applied: an internal error; the log has the details"
         result: ReloadDocument = {"done": [], "errors": [failed], "problems": []}
         async with self._changing:
             parts.notifier.reloading()
@@ -373,7 +372,7 @@ class Daemon:
     def _usable(self, tunnel: str) -> None:
         """The files of this tunnel can be used: what was withheld for them is taken over."""
         if self._wanted.tunnels.get(tunnel) != self._config.tunnels.get(tunnel):
-            self._log.info("taken over, as its files can be used now", tunnel=tunnel)
+            self._log.info("applied, as its files can be used now", tunnel=tunnel)
             self._put_in_force()
 
     async def upgrade(self) -> UpgradeDocument:

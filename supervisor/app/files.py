@@ -19,7 +19,7 @@ from tunnels.settings import SecretError
 
 
 def load(path: Path, kinds: Mapping[str, AnyKind]) -> Config:
-    """The configuration in a file. ConfigErrors: all its mistakes; CannotStart: it cannot be read."""
+    """The configuration in a file. ConfigErrors: all its errors; CannotStart: it cannot be read."""
     from supervisor.config.parse import parse  # the daemon does without what this brings
 
     return parse(text_of(path), str(path), kinds)

@@ -32,7 +32,7 @@ def server_tls(tls: Tls | None) -> ServerTls | None:
 
 async def listen(parts: Parts, api: HTTPApi, control: Path, address: Listen, tls: ServerTls | None) -> None:
     """Open the control socket and the HTTP server; `Servers.serve` answers. CannotStart: no control socket,
-    or no right to the port.
+    or no permission for the port.
     """
     from supervisor.control.client import KEY_FILE
     from supervisor.control.peer_credentials import ClientGuard, new_key

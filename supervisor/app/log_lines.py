@@ -10,13 +10,13 @@ import structlog
 
 def log_client_line(tunnel: str, text: str) -> None:
     """Log what a client has said."""
-    structlog.get_logger().info("client", tunnel=tunnel, text=text)
+    structlog.get_logger().info("client output", tunnel=tunnel, text=text)
 
 
 def log_fault(part: str, place: str, error: BaseException) -> None:
     """Log a fault of the daemon itself."""
     structlog.get_logger().error(
-        "internal error: a part has failed, the others go on", part=part, at=place, error=repr(error)
+        "internal error: a part has failed, the others continue", part=part, at=place, error=repr(error)
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from supervisor.config import Config
 from supervisor.core.views.status_json import DaemonIdentity
 from supervisor.reports.paging.routing import PagingConfig
@@ -11,8 +13,14 @@ def paging(identity: DaemonIdentity, config: Config) -> PagingConfig:
     """Which receivers are paged, and through which key."""
     own = {name: t.alert.routing_key for name, t in config.tunnels.items() if t.alert.routing_key is not None}
     pagerduty, webhook = config.alerts.pagerduty, config.alerts.webhook
-    address = None if webhook is None else webhook.url
-    if pagerduty is None:
-        return PagingConfig(identity.facilitator, tunnels=own, webhook=address, runbooks=identity.runbooks)
-    url, key = str(pagerduty.url), pagerduty.routing_key
-    return PagingConfig(identity.facilitator, url, key, own, address, identity.runbooks)
+    found = PagingConfig(
+        identity.facilitator,
+        tunnels=own,
+        runbooks=identity.runbooks,
+        status_page=str(config.http.external_url or ""),
+    )
+    if webhook is not None:
+        found = replace(found, webhook=webhook.url, webhook_format=webhook.format)
+    if pagerduty is not None:
+        found = replace(found, url=str(pagerduty.url), routing_key=pagerduty.routing_key)
+    return found

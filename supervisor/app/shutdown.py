@@ -38,7 +38,7 @@ HOOKS_SECONDS = 3.0  # for the hooks to be told of the end
 KILL_SECONDS = 1.0  # for them to be gone after SIGKILL
 STATUS_SECONDS = 10.0  # between two signs of life to the service manager, at most
 LOG_SECONDS = 600.0  # between two lines in the log
-EXTEND_TIMEOUT_SECONDS = 60.0  # that the service manager shall wait for the next sign of life
+EXTEND_TIMEOUT_SECONDS = 60.0  # that the service manager should wait for the next sign of life
 STOP_REASON_RECHECK_SECONDS = 5.0  # during a drain the operator may change from stop to restart or reboot
 HOW_TO_END = "SIGTERM or Ctrl-C once more, or: facilitator drain --now"
 HOW_TO_SERVE = "systemctl restart; without systemd: facilitator drain --now, and start it"
@@ -169,7 +169,7 @@ class Shutdown:
             )
         else:
             self._log.info(
-                "going on with the drain that an earlier daemon has begun",
+                "continuing the drain that an earlier daemon began",
                 within=duration(max(0.0, deadline - time.monotonic())),
                 to_serve_again=HOW_TO_SERVE,
             )
@@ -180,8 +180,8 @@ class Shutdown:
         """
         parts = self._parts
         if left := waits_for(parts.engine.snapshot):
-            self._log.warning("ending although flows are under way", left=left)
-        parts.stores.records.end_by(time.monotonic())  # a daemon after a crash shall not drain any more
+            self._log.warning("stopping although flows are active", left=left)
+        parts.stores.records.end_by(time.monotonic())  # a daemon after a crash should not drain any more
         parts.notifier.extend_timeout(EXTEND_TIMEOUT_SECONDS)
         for name in parts.engine.snapshot.tunnels:
             parts.inbox.post(Asked(name, reason=Reason.SHUTDOWN))
@@ -233,7 +233,7 @@ class Shutdown:
                     await requests.immediate.wait()
 
     def _hand_over(self) -> None:
-        """The next daemon adopts everything as it is, but for a drain: it shall serve."""
+        """The next daemon adopts everything as it is, but for a drain: it should serve."""
         self._log.info("handing over to the next one: clients and routes stay as they are")
         self._parts.stores.records.end_by(None)
         self._parts.notifier.stopping()

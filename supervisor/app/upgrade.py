@@ -69,7 +69,7 @@ class Upgrade:
         """Returns only if the upgrade failed: the reasons. The old program goes on then."""
         newer, errors = await self._checked()
         if errors:
-            self._log.error("upgrade refused, this version goes on", version=version(), errors=errors)
+            self._log.error("upgrade refused, this version keeps running", version=version(), errors=errors)
             return errors
         self._log.info("upgrading", version=version(), to=newer)
         self._parts.notifier.reloading()
@@ -77,7 +77,7 @@ class Upgrade:
         try:
             self._execute()
         except OSError as error:
-            self._log.error("upgrade failed, this version goes on", version=version(), error=str(error))
+            self._log.error("upgrade failed, this version keeps running", version=version(), error=str(error))
             self._parts.notifier.ready(summary(self._parts.engine.snapshot))
             self._parts.inbox.post(Noticed(""))  # a turn of the engine, whose deadlines may be others by now
             return [f"{self._argv[0]} cannot be executed: {error.strerror}"]

@@ -281,6 +281,8 @@ def _reports(
         announced=lambda: metrics_by_destination(engine.plan),
         names=lambda: data_plane.names.report,
         sent_events=sent.counts,
+        incidents=lambda: page_model.open_incidents,
+        upgrades=lambda: base.identity.upgrades,
         log_dropped=log_dropped,
         book_age=lambda: base.people.age,
         certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import UserDict
+from collections.abc import Mapping
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -43,7 +45,38 @@ def _print_version(context: click.Context, _option: click.Parameter, wanted: boo
         context.exit()
 
 
-@click.group(commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+# How `--help` groups the commands. One that is in no group is listed last.
+_SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "Daemon": ("run", "reload", "drain", "upgrade", "health", "alerts", "silence"),
+        "Tunnels": ("status", "start", "stop", "restart", "answer", "logs", "history", "audit", "try"),
+        "Diagnosis": ("check", "doctor", "why", "plan", "capture"),
+        "Host": ("init", "import", "close", "cleanup", "completion"),
+        "Fleet": ("fleet",),
+    }
+)
+_SUMMARY_CHARACTERS = 66  # of a command in `--help`, so that it fits into a line of 80
+
+
+class _Grouped(click.Group):
+    """`--help` lists the commands by what they are about."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One list for each section, with the first sentence of each command's help."""
+        left = self.list_commands(ctx)
+        for title, names in (*_SECTIONS.items(), ("Other", tuple(left))):
+            rows = [(name, self._summary(ctx, name)) for name in names if name in left]
+            left = [name for name in left if name not in names]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def _summary(self, ctx: click.Context, name: str) -> str:
+        command = self.get_command(ctx, name)
+        return "" if command is None else command.get_short_help_str(_SUMMARY_CHARACTERS)
+
+
+@click.group(cls=_Grouped, commands=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
     is_flag=True,
@@ -53,4 +86,8 @@ def _print_version(context: click.Context, _option: click.Parameter, wanted: boo
     help="Show the version and exit.",
 )
 def main() -> None:
-    """Runs the company's site VPNs once, for everybody, and keeps them up."""
+    """Shared gateway for customer VPNs: runs the VPN clients, keeps them connected, and routes your users
+    through them.
+
+    `facilitator COMMAND --help` describes a command.
+    """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from supervisor.cli.options import ask, fail, socket_option
+from supervisor.cli.options import ask, fail, socket_option, tunnel_name
 from supervisor.cli.output import say, say_json
 from supervisor.core.exits import Exit
 
@@ -25,21 +25,24 @@ _TEST_SECONDS = 90  # that all receivers may take together
 
 
 @click.command()
-@click.option("--test", is_flag=True, help="Open and resolve an incident of its own through the real path.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@click.option("--test", is_flag=True, help="Send a test alert to every receiver and resolve it.")
+@click.option("--tunnel", callback=tunnel_name, help="With --test: through this tunnel's routing key.")
+@click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @socket_option
-def alerts(test: bool, as_json: bool, config: Path, socket_path: Path | None) -> None:
-    """Show the open incidents, the messages that wait to be sent, and what went wrong last.
+def alerts(test: bool, tunnel: str | None, as_json: bool, config: Path, socket_path: Path | None) -> None:
+    """Show open incidents and undelivered messages; test the pager.
 
     With --test an incident of severity "info" is opened and resolved at every receiver; exit code 1: one of
-    them did not take it.
+    them did not accept it.
 
     \b
-    Example: facilitator alerts --test
+    Example: facilitator alerts --test --tunnel acme-dc
     """
     if test:
-        _test(as_json, config, socket_path)
+        _test(tunnel, as_json, config, socket_path)
         return
+    if tunnel is not None:
+        fail(Exit.USAGE, "--tunnel goes with --test")
     document: AlertsDocument = ask(lambda client: client.get("/api/v1/alerts"), config, socket_path)
     if as_json:
         say_json(document)
@@ -47,17 +50,18 @@ def alerts(test: bool, as_json: bool, config: Path, socket_path: Path | None) ->
         say("\n".join(_text(document)))
 
 
-def _test(as_json: bool, config: Path, socket_path: Path | None) -> None:
+def _test(tunnel: str | None, as_json: bool, config: Path, socket_path: Path | None) -> None:
     """Exit code 1: a receiver did not take it, or there is none."""
+    query = "" if tunnel is None else f"?tunnel={tunnel}"
     document: AlertTestDocument = ask(
-        lambda client: client.post("/api/v1/alerts/test", _TEST_SECONDS), config, socket_path
+        lambda client: client.post(f"/api/v1/alerts/test{query}", _TEST_SECONDS), config, socket_path
     )
     if as_json:
         say_json(document)
     else:
         say("\n".join(_test_text(document)))
     if not document["receivers"]:
-        fail(Exit.FAILED, "nobody would be called: neither alerts.pagerduty nor alerts.webhook is configured")
+        fail(Exit.FAILED, "nobody would be paged: neither alerts.pagerduty nor alerts.webhook is configured")
     if not all(receiver["taken"] for receiver in document["receivers"]):
         sys.exit(Exit.FAILED)
 
@@ -71,7 +75,7 @@ def _test_text(document: AlertTestDocument) -> Iterator[str]:
 
 def _text(document: AlertsDocument) -> Iterator[str]:
     if not document["receivers"]:
-        yield "nobody would be called: neither alerts.pagerduty nor alerts.webhook is configured"
+        yield "nobody would be paged: neither alerts.pagerduty nor alerts.webhook is configured"
     for receiver in document["receivers"]:
         yield (
             f"{receiver['name']}  {len(receiver['incidents'])} open, {receiver['pending']} waiting to be sent"

@@ -18,23 +18,24 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("tunnel", callback=tunnel_name, required=False)
-@click.option("--from", "source", metavar="ADDRESS|PERSON", help="Of this user's address or name only.")
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@click.option("--from", "source", metavar="ADDRESS|PERSON", help="Only this user's address or name.")
+@click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @click.option(
     "-n",
     "--lines",
     type=click.IntRange(0, 10_000),
     default=20,
     show_default=True,
-    help="How many of the largest.",
+    help="How many rows, largest first.",
 )
 @socket_option
 def audit(
     tunnel: str | None, source: str | None, as_json: bool, lines: int, config: Path, socket_path: Path | None
 ) -> None:
-    """Show who used which tunnel the most, by the bytes of connections that are over, since this audit began.
+    """Show who used which tunnel the most.
 
-    Each single connection stands in the file that is named here, one JSON object a line.
+    Sorted by the bytes of finished connections since this audit began. The file named in the output has every
+    single connection, one JSON object per line.
 
     \b
     Example: facilitator audit acme-dc --from 10.8.1.5

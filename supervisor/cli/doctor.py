@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
-@click.option("--no-files", is_flag=True, help="Leave out the customers' files.")
+@click.option("--json", "as_json", is_flag=True, help="JSON output.")
+@click.option("--no-files", is_flag=True, help="Do not check the customers' files.")
 @config_option
 def doctor(config: Path, as_json: bool, no_files: bool) -> None:
-    """Say whether this host is fit for the configuration, and what to do where it is not.
+    """Check host prerequisites for this configuration.
 
-    Needs no daemon and no rights, but sees more as root. Changes nothing. Exit code 1: there are problems.
+    Each finding comes with a remedy. Needs no daemon and no privileges, but sees more as root. Changes
+    nothing. Exit code 1: there are problems.
 
     \b
     Example: sudo facilitator doctor -c /etc/facilitator/config.yaml

@@ -38,7 +38,7 @@ def _line(finding: Finding) -> Text:
 
 
 def _summary(findings: Sequence[Finding]) -> str:
-    return ", ".join(_counts(findings)) or "this host is fit"
+    return ", ".join(_counts(findings)) or "no problems found"
 
 
 def _counts(findings: Sequence[Finding]) -> Iterator[str]:

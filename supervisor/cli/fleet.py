@@ -48,7 +48,7 @@ def _member_name(context: click.Context, parameter: click.Parameter, value: str)
 
 def _order_options(command: AnyFunction) -> AnyFunction:
     """What all orders have in common."""
-    why = click.option("--why", default="", metavar="TEXT", help="For those who read it on other members.")
+    why = click.option("--why", default="", metavar="TEXT", help="Reason, shown on the other members.")
     wait = click.option(
         "--wait",
         type=click.IntRange(0, 100),
@@ -56,26 +56,27 @@ def _order_options(command: AnyFunction) -> AnyFunction:
         show_default=True,
         help="Seconds to wait until all members have followed it.",
     )
-    as_json = click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+    as_json = click.option("--json", "as_json", is_flag=True, help="JSON output.")
     return why(wait(as_json(socket_option(command))))
 
 
 @click.group()
 def fleet() -> None:
-    """Show all members of the fleet, and order something of all of them.
+    """Show and control all members of a fleet.
 
-    An order holds until it is lifted, also for members that start later. Without a daemon on this machine
-    the lock engine is asked as the configuration says.
+    An order stays in effect until it is lifted, also for members that start later. Without a daemon on this
+    host the lock engine of the configuration is asked.
     """
 
 
 @fleet.command()
-@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @socket_option
 def status(as_json: bool, config: Path, socket_path: Path | None) -> None:
-    """Show members, tunnels by member, and the orders that hold. Exit code 3: a member is not up.
+    """Show members, tunnels by member, and active orders.
 
-    Without `fleet.lock` the members' HTTP servers are asked, for which each needs its `api`.
+    Exit code 3: a member is not up. Without `fleet.lock` the members' HTTP servers are asked, for which each
+    needs its `api`.
 
     \b
     Example: facilitator fleet status
@@ -97,8 +98,9 @@ def status(as_json: bool, config: Path, socket_path: Path | None) -> None:
 @click.argument("tunnel", callback=tunnel_name)
 @_order_options
 def stop(tunnel: str, why: str, wait: int, as_json: bool, config: Path, socket_path: Path | None) -> None:
-    """Take a tunnel down on every member. It stays down, also on members that start later, until
-    `facilitator fleet start`.
+    """Take a tunnel down on every member.
+
+    It stays down, also on members that start later, until `facilitator fleet start`.
 
     Exit code 1: a member has not followed; it is named.
 
@@ -112,7 +114,9 @@ def stop(tunnel: str, why: str, wait: int, as_json: bool, config: Path, socket_p
 @click.argument("tunnel", callback=tunnel_name)
 @_order_options
 def start(tunnel: str, why: str, wait: int, as_json: bool, config: Path, socket_path: Path | None) -> None:
-    """Lift the order that keeps a tunnel down. Where a member's own operator has stopped it, it stays so.
+    """Lift the order that keeps a tunnel down.
+
+    A tunnel that was stopped on a member itself stays stopped there.
 
     \b
     Example: facilitator fleet start acme-dc
@@ -122,13 +126,14 @@ def start(tunnel: str, why: str, wait: int, as_json: bool, config: Path, socket_
 
 @fleet.command()
 @click.argument("member", callback=_member_name)
-@click.option("--lift", is_flag=True, help="It serves again.")
+@click.option("--lift", is_flag=True, help="Accept new flows again.")
 @_order_options
 def drain(
     member: str, lift: bool, why: str, wait: int, as_json: bool, config: Path, socket_path: Path | None
 ) -> None:
-    """Let a member take no new flows; those that run go on there until they end, at most for
-    `drain.timeout`. Its daemon goes on.
+    """Stop sending new flows to a member.
+
+    Its active flows continue until they finish, at most for `drain.timeout`. Its daemon keeps running.
 
     \b
     Example: facilitator fleet drain vpn2
@@ -139,12 +144,14 @@ def drain(
 
 @fleet.command("end-user")
 @click.argument("address", callback=_address)
-@click.option("--lift", is_flag=True, help="The address is let in again.")
+@click.option("--lift", is_flag=True, help="Let the address in again.")
 @_order_options
 def end_user(
     address: str, lift: bool, why: str, wait: int, as_json: bool, config: Path, socket_path: Path | None
 ) -> None:
-    """End all that a staff address has under way, on every member, and let it in nowhere.
+    """Cut off a user's address on every member.
+
+    Its active connections are reset, and new ones are rejected until the order is lifted.
 
     \b
     Example: facilitator fleet end-user 10.8.1.7 --why "laptop lost"
@@ -187,7 +194,7 @@ def _report(done: FleetOrderDocument, *, quiet: bool) -> None:
         if not quiet:
             say(sentence)
         return
-    sentence += f"; still under way on {', '.join(under_way)}" if under_way else ""
+    sentence += f"; in progress on {', '.join(under_way)}" if under_way else ""
     sentence += (
         f"; not by {', '.join(missing)}, for which it holds as soon as they read it" if missing else ""
     )

@@ -101,5 +101,5 @@ def followed(order: FleetOrderEntry) -> str:
     said, missing = order["acknowledged"], order["missing"]
     under_way = [each["member"] for each in said if not each["done"]]
     text = f"followed by {len(said)} of {len(said) + len(missing)}"
-    text += f", still under way on {', '.join(under_way)}" if under_way else ""
+    text += f", in progress on {', '.join(under_way)}" if under_way else ""
     return text + (f", not by {', '.join(missing)}" if missing else "")

@@ -22,13 +22,13 @@ _TIMEOUT_SECONDS = 3.0  # shorter than what Docker and Kubernetes usually give a
 
 @click.command()
 @click.argument("tunnel", callback=tunnel_name, required=False)
-@click.option("--json", "as_json", is_flag=True, help="The answer as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @socket_option
 def health(tunnel: str | None, as_json: bool, config: Path, socket_path: Path | None) -> None:
-    """Say in one line whether the daemon works, or a tunnel takes traffic.
+    """Health check of the daemon or a tunnel: one line, exit code.
 
-    Exit code 1: it does not; 4: no answer within 3 s. The daemon is healthy also while tunnels are down or it
-    drains: to restart it would help nobody. A tunnel is healthy while new flows get through it.
+    Exit code 1: not healthy; 4: no answer within 3 s. The daemon is healthy also while tunnels are down or it
+    drains: a restart would not help. A tunnel is healthy while it accepts new flows.
 
     \b
     Example: facilitator health acme-dc

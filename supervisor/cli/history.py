@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("tunnel", callback=tunnel_name, required=False)
-@click.option("--json", "as_json", is_flag=True, help="The whole record as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @click.option(
     "-n",
     "--lines",
     type=click.IntRange(0, 10_000),
     default=20,
     show_default=True,
-    help="How many rows of each kind.",
+    help="How many rows per table.",
 )
 @socket_option
 def history(tunnel: str | None, as_json: bool, lines: int, config: Path, socket_path: Path | None) -> None:
-    """Show how available every tunnel was, its sessions, and the incidents; of one TUNNEL, what happened
-    to it too.
+    """Show availability, sessions and incidents.
 
-    Availability is the part of the time in which a tunnel was wanted that it was proven to work. Time in
-    which an operator had stopped it counts nowhere; time in which no daemon ran counts against it.
+    With TUNNEL its state changes, too. Availability is the share of the time in which a tunnel was meant to
+    be up that it was proven to work. Time in which an operator had stopped it is left out; time in which no
+    daemon ran counts as down.
 
     \b
     Example: facilitator history acme-dc

@@ -48,7 +48,7 @@ def history_view(document: HistoryDocument, tunnel: str | None, width: int) -> G
     of `width` characters.
     """
     parts: list[Part] = [
-        Text(f"{document['facilitator']}  availability, of the time in which a tunnel was wanted", "bold")
+        Text(f"{document['facilitator']}  availability (while the tunnel was meant to be up)", "bold")
     ]
     if document["problem"]:
         parts.append(Text(document["problem"], "red"))
@@ -95,10 +95,10 @@ def _overview(tunnels: Sequence[TunnelHistoryEntry]) -> ResponsiveTable:
             "SINCE",
             "LAST DAY",
             f"FAILURES {last}".strip(),
-            "BY HAND",
+            "MANUAL",
             "MTTR",
             "MTBF",
-            "DEATHS",
+            "END REASONS",
         ),
         rows,
     )
@@ -127,15 +127,15 @@ def _windows(entry: TunnelHistoryEntry) -> Iterator[Part]:
         "UP",
         "DEGRADED",
         "DOWN",
-        "UNWATCHED",
+        "NOT MONITORED",
         "STOPPED",
         "FAILURES",
-        "BY HAND",
+        "MANUAL",
         "MTTR",
         "MTBF",
-        "DEATHS",
+        "END REASONS",
     )
-    yield Text(f"{entry['name']}  {entry['kind'] or 'not configured any more'}")
+    yield Text(f"{entry['name']}  {entry['kind'] or 'no longer configured'}")
     yield ResponsiveTable(columns, rows)
     yield Text()
     yield Text("last day  ").append_text(_day_strip(entry["last_day"]))
@@ -189,7 +189,7 @@ def _sessions(rows: Sequence[SessionRecord]) -> ResponsiveTable:
         "STARTED",
         "TUNNEL",
         "ID",
-        "DEVICE",
+        "INTERFACE",
         "ADDRESS",
         "LASTED",
         "FLOWS",
@@ -206,7 +206,7 @@ def _sessions(rows: Sequence[SessionRecord]) -> ResponsiveTable:
                 row["id"][:8] or _NONE,
                 row["device"] or _port(row),
                 row["address"] or _NONE,
-                _span(row["lasted"]) if row["ended"] else "runs",
+                _span(row["lasted"]) if row["ended"] else "active",
                 _NONE if row["flows"] is None else str(row["flows"]),
                 _bytes(row["received"]),
                 _bytes(row["sent"]),
@@ -235,7 +235,7 @@ def _incidents(rows: Sequence[IncidentRecord]) -> ResponsiveTable:
 
 def _events(rows: Sequence[TransitionRecord]) -> ResponsiveTable:
     return ResponsiveTable(
-        ("AT", "FROM", "TO", "HEALTH", "AFTER", "TRIES", "WHY"),
+        ("AT", "FROM", "TO", "HEALTH", "IN STATE", "ACTION", "REASON"),
         (
             (
                 row["at"],

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 _no_files_option = click.option(
-    "--no-files", is_flag=True, help="Look at the configuration file alone, not at the customers' files."
+    "--no-files", is_flag=True, help="Check the configuration file only, not the customers' files."
 )
 
 
@@ -42,8 +42,8 @@ _no_files_option = click.option(
 def run(config: Path, watch: bool) -> None:
     """Run the daemon in the foreground.
 
-    Logs as JSON lines on stdout, readable lines on a terminal. SIGTERM ends it when nothing is under way any
-    more (see `facilitator drain`), a second one within seconds. SIGHUP reloads the configuration.
+    Logs as JSON lines on stdout, readable lines on a terminal. SIGTERM stops it once active flows have
+    finished (see `facilitator drain`), a second one within seconds. SIGHUP reloads the configuration.
 
     \b
     Example: facilitator run -c /etc/facilitator/config.yaml
@@ -55,15 +55,13 @@ def run(config: Path, watch: bool) -> None:
 
 @click.command()
 @_no_files_option
-@click.option(
-    "--show", is_flag=True, help="Print all settings that result, as a tree; defaults are marked as such."
-)
+@click.option("--show", is_flag=True, help="Print the resulting settings as a tree; defaults are marked.")
 @config_option
 def check(config: Path, no_files: bool, show: bool) -> None:
-    """Validate the configuration: every mistake in one run, each with line and column. Needs no rights,
-    touches nothing.
+    """Validate the configuration file and the customers' files.
 
-    Reads the customers' files too, as far as it may, and lists each further file that one of them names.
+    Reports every error in one run, each with line and column. Needs no privileges and changes nothing. The
+    customers' files are checked as far as they are readable, and each further file that they name is listed.
 
     \b
     Example: facilitator check -c config.example.yaml
@@ -95,7 +93,7 @@ def check(config: Path, no_files: bool, show: bool) -> None:
     if errors:
         sys.exit(Exit.CONFIG)
     count = len(valid.tunnels)
-    say(f"{config}: fine, {count} tunnel{'' if count == 1 else 's'}")
+    say(f"{config}: configuration OK ({count} tunnel{'' if count == 1 else 's'})")
 
 
 def _files(path: Path, config: Config) -> list[Remark]:
@@ -156,10 +154,10 @@ def _missing(config: Config) -> list[str]:
 @_no_files_option
 @socket_option
 def plan(config: Path, socket_path: Path | None, no_files: bool) -> None:
-    """Show the routes, rules and NAT that are wanted, and how the kernel differs.
+    """Show desired routes, rules and NAT, and how the kernel differs.
 
-    Asks the running daemon. Without one, and for a file named with -c that is not the one in force, says what
-    the file would bring with no tunnel up.
+    Asks the running daemon. Without one, or for a file named with -c that is not in effect, shows what the
+    file would configure with no tunnel up.
 
     \b
     Example: facilitator plan -c new.yaml
@@ -199,11 +197,11 @@ def _planned(path: Path, no_files: bool) -> PlanDocument:
 @click.command()
 @config_option
 def close(config: Path) -> None:
-    """Close the kernel for every destination, and end: no client is started, nothing is carried.
+    """Block every destination in the kernel and exit (early boot).
 
-    For early boot (facilitator-closed.service). Where the file cannot be used, the destinations that were
-    last in force are closed. What runs goes on; beside a running daemon nothing is changed. `facilitator
-    cleanup` opens them again.
+    Run by facilitator-closed.service: no client is started, nothing is routed. If the file cannot be used,
+    the destinations that were last in effect are blocked. Running clients continue; beside a running daemon
+    nothing is changed. `facilitator cleanup` unblocks them.
 
     \b
     Example: facilitator close -c /etc/facilitator/config.yaml
@@ -218,11 +216,12 @@ def close(config: Path) -> None:
 @click.option(
     "--on-exit",
     is_flag=True,
-    help="What an orderly end would have done: with `on_exit: keep` the destinations stay closed.",
+    help="Do what an orderly shutdown does: with `on_exit: keep` the destinations stay blocked.",
 )
 def cleanup(config: Path, on_exit: bool) -> None:
-    """Remove every route, rule, table, interface and process that is ours, and put back the sysctls that the
-    daemon has changed. It must not be running.
+    """Remove all routes, rules, tables and clients of facilitator.
+
+    Restores the sysctls that the daemon has changed. The daemon must not be running.
 
     \b
     Example: facilitator cleanup

@@ -27,7 +27,7 @@ def tunnel_name(context: click.Context, parameter: click.Parameter, value: str |
     """Click callback: a valid name of a tunnel, or a usage error."""
     if value is not None and re.fullmatch(r"[a-z][a-z0-9-]{0,30}", value, re.ASCII) is None:
         raise click.BadParameter(
-            f"{value!r} is not a name of a tunnel; at most 31 lower-case letters, digits and '-', a "
+            f"{value!r} is not a valid tunnel name; at most 31 lower-case letters, digits and '-', a "
             f"letter first"
         )
     return value
@@ -47,7 +47,7 @@ def config_option(command: AnyFunction) -> AnyFunction:
         type=click.Path(path_type=Path, readable=False),
         default=default_config(),
         show_default=True,
-        help="The configuration file; $FACILITATOR_CONFIG names another default.",
+        help="Configuration file (or set $FACILITATOR_CONFIG).",
     )(command)
 
 
@@ -59,7 +59,7 @@ def named(context: click.Context, option: str) -> bool:
 def socket_option(command: AnyFunction) -> AnyFunction:
     """`--socket PATH`, on every command that talks to the daemon."""
     path = click.Path(path_type=Path)
-    help = "The daemon's control socket, instead of by the file."
+    help = "Control socket (default: from the configuration)."
     return config_option(click.option("--socket", "socket_path", type=path, help=help)(command))
 
 

@@ -25,7 +25,7 @@ def _plan_lines(answer: PlanDocument) -> Iterator[str]:
     lanes: Mapping[str, str] = answer.get("lanes", {})
     yield from (
         *_group(
-            "lanes: packet mark, connection mark and routing table",
+            "tunnels: packet mark, connection mark and routing table",
             (f"{number} {name}" for number, name in lanes.items()),
         ),
         *_group("routes", sorted(_of(wanted, "route"), key=_table)),

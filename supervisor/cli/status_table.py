@@ -28,11 +28,11 @@ _COLOURS = {
 }
 _HEALTHS = {"healthy": "green", "degraded": "yellow"}
 _OTHER_SESSION = {"coming": ", next session starts", "leaving": ", last session drains"}
-_COLUMNS = ("TUNNEL", "KIND", "STATE", "FOR", "CARRIES", "ADDRESS", "ANSWERS IN", "RECONNECTS", "WHY")
+_COLUMNS = ("TUNNEL", "KIND", "STATE", "FOR", "CARRIES", "ADDRESS", "RTT", "RECONNECTS", "WHY")
 _NO_TERMINAL_WIDTH = 200
 _FOLDED = ("CARRIES", "WHY")
 # Left out where the terminal is narrow, the least important first.
-_DROPPED_FIRST = ("RECONNECTS", "ANSWERS IN", "ADDRESS", "KIND")
+_DROPPED_FIRST = ("RECONNECTS", "RTT", "ADDRESS", "KIND")
 
 
 def print_status(document: StatusDocument) -> None:

@@ -12,9 +12,9 @@ MIN_FOLDED_WIDTH = 18  # characters that a folded column needs to be readable
 DROPPED_FIRST = (
     "ID",
     "LAST DAY",
-    "DEVICE",
+    "INTERFACE",
     "DEGRADED",
-    "UNWATCHED",
+    "NOT MONITORED",
     "STOPPED",
     "UP",
     "MTBF",
@@ -24,7 +24,7 @@ DROPPED_FIRST = (
     "HEALTH",
     "1h",
     "7d",
-    "BY HAND",
+    "MANUAL",
 )
 
 

@@ -26,15 +26,15 @@ _WAIT_SECONDS = 90  # how long start, stop and restart wait for the result
 
 @click.command()
 @click.argument("tunnel", callback=tunnel_name, required=False)
-@click.option("--json", "as_json", is_flag=True, help="The whole status as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @click.option("--watch", is_flag=True, help="Refresh until interrupted.")
 @socket_option
 def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_path: Path | None) -> None:
-    """Show what is up, what carries what, and why not.
+    """Show the tunnels: state, networks, RTT and last error.
 
     Exit code 3: a tunnel is not up.
 
-    With --watch and --json: one document a line, one line a second, also into a pipe.
+    With --watch and --json: one document per line, one line per second, also into a pipe.
 
     \b
     Example: facilitator status --watch
@@ -48,10 +48,7 @@ def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_
 
     if watch:
         if not as_json and not draws():
-            fail(
-                Exit.USAGE,
-                "status --watch draws on a terminal, and the output is none; add --json for one document a line",
-            )
+            fail(Exit.USAGE, "status --watch needs a terminal; add --json for one document per line")
         _watch(_json_lines if as_json else _screen, document)
         return
     now = document()
@@ -150,7 +147,7 @@ def _report(entry: TunnelStatus, done: tuple[str, ...]) -> None:
 @click.argument("tunnel", callback=tunnel_name)
 @socket_option
 def start(tunnel: str, config: Path, socket_path: Path | None) -> None:
-    """Bring a tunnel up, and wait until it is.
+    """Bring a tunnel up and wait until it is connected.
 
     \b
     Example: facilitator start acme-dc
@@ -161,14 +158,15 @@ def start(tunnel: str, config: Path, socket_path: Path | None) -> None:
 @click.command()
 @click.argument("tunnel", callback=tunnel_name)
 @click.option(
-    "--drain", is_flag=True, help="Take nothing new, and end when the flows that are under way are over."
+    "--drain", is_flag=True, help="Accept no new flows, and stop once the active flows have finished."
 )
 @socket_option
 def stop(tunnel: str, drain: bool, config: Path, socket_path: Path | None) -> None:
-    """Take a tunnel down. It stays down, also over a restart of the daemon, until `start`.
+    """Take a tunnel down until `start`.
 
-    With --drain new flows go to another tunnel that can carry them, or are refused; `status` shows how many
-    are left. `start` takes it back, `stop` without --drain ends it at once.
+    It stays stopped even across daemon restarts. With --drain new flows go to another tunnel that can carry
+    them, or are rejected; `status` shows how many active flows remain. `start` cancels the drain, `stop`
+    without --drain stops the tunnel immediately.
 
     \b
     Example: facilitator stop acme-dc --drain
@@ -193,12 +191,15 @@ def stop(tunnel: str, drain: bool, config: Path, socket_path: Path | None) -> No
 
 
 @click.command()
-@click.option("--now", is_flag=True, help="Whatever is under way: clients get some seconds to log off.")
+@click.option(
+    "--now", is_flag=True, help="Do not wait for active flows; clients get some seconds to log off."
+)
 @socket_option
 def drain(now: bool, config: Path, socket_path: Path | None) -> None:
-    """End the daemon when nothing is under way any more: nothing new enters a tunnel, what is in it goes on.
+    """Stop the daemon once active flows have finished.
 
-    The same as SIGTERM, and with --now as a second one. `status` shows what is left.
+    No new flows enter a tunnel; active ones continue. The same as SIGTERM; --now is the same as a second
+    SIGTERM. `status` shows the remaining flows.
 
     \b
     Example: facilitator drain
@@ -212,18 +213,19 @@ def drain(now: bool, config: Path, socket_path: Path | None) -> None:
         if entry["drain"] is not None
     ]
     if now or not left:
-        say("ending now")
+        say("stopping now")
         return
     say(f"draining: {', '.join(left)}; to end it now: facilitator drain --now")
 
 
 @click.command()
 @click.argument("tunnel", callback=tunnel_name)
-@click.option("--force", is_flag=True, help="Even if its files cannot be used, and no new session can start.")
+@click.option("--force", is_flag=True, help="Even if its files are invalid and no new session can start.")
 @socket_option
 def restart(tunnel: str, force: bool, config: Path, socket_path: Path | None) -> None:
-    """Connect a tunnel anew, and wait until it is up. Its files are read first: a session that works is not
-    ended for files with which no new one could start.
+    """Reconnect a tunnel and wait until it is up.
+
+    Its files are checked first: a working session is not ended if no new one could start with them.
 
     \b
     Example: facilitator restart acme-dc
@@ -235,8 +237,9 @@ def restart(tunnel: str, force: bool, config: Path, socket_path: Path | None) ->
 @click.argument("tunnel", callback=tunnel_name)
 @socket_option
 def answer(tunnel: str, config: Path, socket_path: Path | None) -> None:
-    """Give what the far side of a tunnel asks for, such as a one-time code; read from the terminal without
-    echo, or from stdin.
+    """Answer the remote gateway's prompt, such as a one-time password.
+
+    The answer is read from the terminal without echo, or from stdin.
 
     \b
     Example: facilitator answer acme-dc
@@ -262,7 +265,7 @@ def answer(tunnel: str, config: Path, socket_path: Path | None) -> None:
 
 @click.command()
 @click.argument("tunnel", callback=tunnel_name)
-@click.option("-f", "--follow", is_flag=True, help="Go on with every further line.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing new lines.")
 @click.option(
     "-n",
     "--lines",
@@ -273,7 +276,7 @@ def answer(tunnel: str, config: Path, socket_path: Path | None) -> None:
 )
 @socket_option
 def logs(tunnel: str, follow: bool, lines: int, config: Path, socket_path: Path | None) -> None:
-    """Show the client's own output, secrets masked.
+    """Show a client's output, secrets masked.
 
     \b
     Example: facilitator logs acme-dc -f
@@ -294,12 +297,12 @@ def logs(tunnel: str, follow: bool, lines: int, config: Path, socket_path: Path 
 @click.command()
 @socket_option
 def reload(config: Path, socket_path: Path | None) -> None:
-    """Read the configuration again and say what was done. A wrong configuration changes nothing.
+    """Apply the changed configuration file.
 
-    Tunnels that could not start with the files they have are named. One that is up goes on with its earlier
-    settings until its files can be used; everything else is taken over.
+    Prints what was changed. An invalid configuration changes nothing. Tunnels whose files are invalid are
+    named: one that is up keeps its earlier settings until its files are valid; everything else is applied.
 
-    Exit code 1: a tunnel could not start with its files; 78: the configuration is wrong.
+    Exit code 1: a tunnel cannot start with its files; 78: the configuration is invalid.
 
     \b
     Example: facilitator reload
@@ -308,11 +311,11 @@ def reload(config: Path, socket_path: Path | None) -> None:
     for line in answer.get("errors", ()):
         say(line, err=True)
     if answer.get("errors"):
-        fail(Exit.CONFIG, "the configuration is wrong; nothing was changed")
+        fail(Exit.CONFIG, "configuration invalid; keeping the running configuration")
     for line in answer["done"] or ["nothing changed"]:
         say(line)
     problems = answer.get("problems", ())
     for line in problems:
         say(line, err=True)
     if problems:
-        fail(Exit.FAILED, "these tunnels could not start with their files; everything else was taken over")
+        fail(Exit.FAILED, "these tunnels cannot start with their files; everything else was applied")

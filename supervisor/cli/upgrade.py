@@ -1,4 +1,4 @@
-"""`facilitator upgrade`: the running daemon goes on with the code that is installed now."""
+"""`facilitator upgrade`: re-execute the running daemon with the newly installed code."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _RESTART_SECONDS = 60.0  # for the new code to answer
 @click.command()
 @socket_option
 def upgrade(config: Path, socket_path: Path | None) -> None:
-    """Let the daemon go on with the code that is installed now, without dropping a tunnel. Waits until the
-    new code answers.
+    """Re-execute the daemon with the newly installed code.
 
-    Where the new code cannot go on, the old one does, and says why.
+    No tunnel is dropped. Waits until the new code answers. If it cannot take the state of the old code, the
+    old code keeps running, and the reason is printed.
 
     \b
     Example: facilitator upgrade
@@ -38,7 +38,7 @@ def upgrade(config: Path, socket_path: Path | None) -> None:
         if errors:
             for line in errors:
                 say(line, err=True)
-            fail(Exit.FAILED, f"not upgraded; version {before['version']} goes on")
+            fail(Exit.FAILED, f"not upgraded; version {before['version']} keeps running")
         after: StatusDocument = ControlClient(path, _RESTART_SECONDS).get("/api/v1/status")
     except Unreachable as error:
         fail(Exit.NO_DAEMON, str(error))
@@ -46,8 +46,7 @@ def upgrade(config: Path, socket_path: Path | None) -> None:
         refused(error)
     if (after["pid"], after["upgrades"]) != (before["pid"], before["upgrades"] + 1):
         fail(
-            Exit.FAILED,
-            f"the daemon was started anew (process {after['pid']}) instead of upgraded; see its log",
+            Exit.FAILED, f"the daemon was restarted (process {after['pid']}) instead of upgraded; see its log"
         )
     say(f"version {before['version']} -> {after['version']}, process {after['pid']} as before")
     for line in _kept(before, after):

@@ -24,24 +24,21 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 @click.command()
 @click.argument("address")
-@click.option(
-    "--from", "source", metavar="SOURCE", help="The sender: may it, and do answers find back to it."
-)
-@click.option("--port", metavar="N", help="The TCP port, where a tunnel lets only some in.")
-@click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON.")
+@click.option("--from", "source", metavar="SOURCE", help="Source address: check access and the return route.")
+@click.option("--port", metavar="N", help="TCP port, where `allow` restricts ports.")
+@click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @socket_option
 def why(
     address: str, source: str | None, port: str | None, as_json: bool, config: Path, socket_path: Path | None
 ) -> None:
-    """Say what would become of a packet to ADDRESS now, and why: who may send it, which tunnel carries it,
-    and what the kernel holds.
+    """Show how a packet to ADDRESS would be routed right now, and why.
 
-    ADDRESS is what staff use, or the real one at the far side where the two differ. It may also be a name
-    behind a tunnel (`names:`), which is then asked for. With a hub in the configuration, an address of staff:
-    whose it is, and which tunnels let that person in.
+    Names who may send it, which tunnel routes it, what the kernel holds, and what blocks it. ADDRESS is the
+    one that users see, or the real one at the remote site if it is mapped. It may be a name behind a tunnel
+    (`names:`), which is then resolved, and with a hub in the configuration a user's address: who has it, and
+    which tunnels let that person in.
 
-    Exit code 0: it is carried. 3: the tunnel that should carry it is not up. 1: nothing carries it, or
-    something is in the way.
+    Exit code 0: it is routed. 3: its tunnel is not up. 1: no tunnel routes it, or something blocks it.
 
     \b
     Example: facilitator why 10.77.0.10 --from 10.8.0.2 --port 443

@@ -108,7 +108,7 @@ class InputWatcher:
             self._changed()
 
     def _forget(self, directory: Path) -> None:
-        """Its name, and those below, may lead to other directories now: the watches are set anew."""
+        """Its name, and those below, may lead to other directories now: the watches are set again."""
         for known in [known for known in self._watches if known.is_relative_to(directory)]:
             self._closely.discard(known)
             self._inotify.unwatch(self._watches.pop(known))

@@ -246,5 +246,5 @@ def _explained(program: str, error: OSError) -> SpawnError:
             Reason.MISSING_BINARY, f"{program} cannot be run: it or its interpreter is not installed"
         )
     if isinstance(error, PermissionError):
-        return SpawnError(Reason.MISSING_RIGHT, f"{program}: the daemon has no right to run it")
+        return SpawnError(Reason.MISSING_RIGHT, f"{program}: the daemon may not run it")
     return SpawnError(Reason.LOCAL, f"{program} cannot be run: {error.strerror}")

@@ -52,7 +52,7 @@ class Questions:
         elif self.given is not None and asyncio.get_running_loop().time() < self.given + again:
             self._fail(
                 Reason.AUTH,
-                "the far side did not take the one-time code; is the seed right, and the clock of this host?",
+                "the remote gateway rejected the one-time password; check the TOTP seed and this host's clock",
             )
         else:
             if self.accepted and self.given is not None:
@@ -67,7 +67,7 @@ class Questions:
         except ValueError as error:
             self._fail(Reason.MISSING_INPUT, str(error))
         except OSError as error:
-            self._fail(Reason.LOCAL, f"the use of a one-time code cannot be written down: {error.strerror}")
+            self._fail(Reason.LOCAL, f"the use of a one-time password cannot be recorded: {error.strerror}")
         else:
             wait = booking.wait if wait is None else wait
             self.given, self.booking = loop.time() + wait, booking

@@ -1,4 +1,4 @@
-"""The configuration file: text in, `Config` or all mistakes with line and column out. Pure: reads no file.
+"""The configuration file: text in, `Config` or all errors with line and column out. Pure: reads no file.
 
 `parse` is imported from its own module: it brings pydantic and YAML, which the daemon does without.
 """

@@ -30,7 +30,7 @@ _LIVE = frozenset(
         "login.reconnect_on_change",
     }
 )
-_GLOBAL = ("staff", "alerts", "drain", "on_exit", "audit", "hub", "names")
+_GLOBAL = ("staff", "alerts", "drain", "on_exit", "audit", "hub", "names", "http.external_url")
 # Used at the start of the daemon only.
 _FIXED = (
     "facilitator.name",
@@ -51,18 +51,18 @@ class ConfigDifference:
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
-    restart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # their clients must start anew
+    restart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # their clients must restart
     # their clients go on as they are, because they could not be started again
     withheld: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     updated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # their clients go on
     globals: tuple[str, ...] = ()  # takes effect at once, such as staff or alerts
-    fixed: tuple[str, ...] = ()  # takes effect when the daemon starts anew
+    fixed: tuple[str, ...] = ()  # takes effect when the daemon restarts
 
     def __bool__(self) -> bool:
         return any((self.added, self.removed, self.restart, self.updated, self.globals, self.fixed))
 
     def withholding(self, tunnels: Container[str]) -> ConfigDifference:
-        """The same, but these tunnels do not start anew."""
+        """The same, but these tunnels do not restart."""
         withheld = {name: what for name, what in self.restart.items() if name in tunnels}
         restart = {name: what for name, what in self.restart.items() if name not in tunnels}
         return replace(self, restart=restart, withheld=withheld)
@@ -74,14 +74,16 @@ class ConfigDifference:
     def _lines(self) -> Iterator[str]:
         yield from (f"{name}: added" for name in self.added)
         yield from (f"{name}: removed" for name in self.removed)
-        yield from (f"{name}: {', '.join(what)} changed, starts anew" for name, what in self.restart.items())
+        yield from (f"{name}: {', '.join(what)} changed, restarts" for name, what in self.restart.items())
         yield from (
-            f"{name}: {', '.join(what)} changed, taken over once its files can be used"
+            f"{name}: {', '.join(what)} changed, applied once its files can be used"
             for name, what in self.withheld.items()
         )
         yield from (f"{name}: {', '.join(what)} changed" for name, what in self.updated.items())
         yield from (f"{what} changed" for what in self.globals)
-        yield from (f"{what} changed: takes effect when the daemon starts anew" for what in self.fixed)
+        yield from (
+            f"{what} changed: takes effect after `systemctl restart facilitator`" for what in self.fixed
+        )
 
 
 def difference(old: Config, new: Config) -> ConfigDifference:

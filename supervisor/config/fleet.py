@@ -18,11 +18,9 @@ Port = Annotated[int, Whole(1, 65535)]
 class ClientTls(Settings):
     """Mutual TLS to a server of the fleet."""
 
-    certificate: File | None = setting(default=None, description="PEM file with the certificate that we show")
+    certificate: File | None = setting(default=None, description="PEM file with the client certificate")
     key: File | None = setting(default=None, description="PEM file with its private key")
-    ca: File | None = setting(
-        default=None, description="PEM file; absent means the authorities that this host trusts"
-    )
+    ca: File | None = setting(default=None, description="PEM file; absent means this host's trusted CAs")
 
     def check(self) -> None:
         """A certificate has its key."""
@@ -36,7 +34,7 @@ class FleetMember(Settings):
     address: IPv4Address | IPv6Address = setting(description="its address in the network that members share")
     api: Url | None = setting(
         default=None,
-        description="where its HTTP server answers, for `facilitator fleet status` without a lock engine",
+        description="URL of its HTTP server, for `facilitator fleet status` without a lock engine",
     )
 
 
@@ -45,7 +43,7 @@ class Handover(Settings):
 
     via: Literal["vxlan", "direct", "none"] = setting(
         default="vxlan",
-        description="vxlan: works everywhere; direct: members share a subnet and may forward for each other",
+        description="vxlan: works in any network; direct: members share a subnet and may forward for each other",
     )
     port: Port = setting(default=4790, description="UDP port of VXLAN, the same on all members")
 
@@ -75,8 +73,7 @@ class AwsAnnouncement(Settings):
         setting(description="identifiers of the route tables")
     )
     interface: Annotated[str, Matching(r"^(auto|eni-[0-9a-f]{4,17})$")] = setting(
-        default="auto",
-        description="network interface that the routes name; auto: the one that leads to the VPC",
+        default="auto", description="network interface that the routes point to; auto: the one in the VPC"
     )
     endpoint: Url | None = setting(
         default=None, description="another address of the EC2 API (VPC endpoint, test double)"
@@ -107,16 +104,14 @@ def _between(least: float, most: float, text: str) -> Callable[[float], float]:
 class Etcd(Settings):
     """Locks, orders and status in etcd (v3, JSON gateway)."""
 
-    endpoints: Annotated[tuple[Url, ...], NotEmpty()] = setting(
-        description="client URLs of the cluster's members"
-    )
+    endpoints: Annotated[tuple[Url, ...], NotEmpty()] = setting(description="client URLs of the etcd cluster")
     tls: ClientTls = setting(default=ClientTls())
     username: Annotated[str, NotEmpty()] | None = setting(
         default=None, description="etcd's user, where authentication is on"
     )
     password: Secret | None = setting(default=None, description="its password")
     ttl: Annotated[Seconds, CheckedBy(_between(2.0, 600.0, "2s and 10m"))] = setting(
-        default=5.0, description="a lock whose holder is silent for this long is free"
+        default=5.0, description="a lock whose holder is silent for this long is released"
     )
 
     def check(self) -> None:
@@ -154,7 +149,7 @@ class FleetSettings(Settings):
     name: Name = setting(description="the same on all members; `facilitator.name` is the member")
     members: Mapping[Name, FleetMember] = setting(
         default_factory=dict,
-        description="the other members by name, each `{address: ..., api: URL}`; this one may stand there, too",
+        description="the other members by name, each `{address: ..., api: URL}`; this one may be listed, too",
     )
     handover: Handover = setting(default=Handover())
     announce: Announcement = setting(default=Announcement())
@@ -162,5 +157,5 @@ class FleetSettings(Settings):
         default=None, description="absent means no exclusive tunnels and no orders"
     )
     tls: ClientTls = setting(
-        default=ClientTls(), description="how members' HTTP servers are asked where their `api` is https"
+        default=ClientTls(), description="TLS client settings for members whose `api` is https"
     )

@@ -48,7 +48,7 @@ def _faults(
             "needs a lock, so that one member alone writes the routes; add fleet.lock",
         )
     if facilitator.name is None and (fleet.members or fleet.lock is not None):
-        yield ("fleet",), "members are told apart by facilitator.name; set it"
+        yield ("fleet",), "members are distinguished by facilitator.name; set it"
     yield from _members(fleet, facilitator)
 
 

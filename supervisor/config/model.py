@@ -48,8 +48,8 @@ class Facilitator(Settings):
     )
     runbook_url: Url | None = setting(
         default=None,
-        description="address at which your people read docs/reasons.md; log, status and incidents append #REASON; "
-        "absent means that they name the file",
+        description="address where you publish docs/reasons.md; log, status and incidents append #REASON; "
+        "absent means that they name the file instead",
     )
 
 
@@ -74,7 +74,7 @@ class Tls(Settings):
     )
     client_subjects: tuple[Subject, ...] = setting(
         default=(),
-        description="subjects of the client certificates that may enter, as in `CN=prometheus,O=Example`; "
+        description="subjects of the accepted client certificates, as in `CN=prometheus,O=Example`; "
         "absent means all of that CA",
     )
 
@@ -86,19 +86,27 @@ class Http(Settings):
         default=Listen("127.0.0.1", 9464), description="HOST:PORT, an IPv6 address in brackets and quotes"
     )
     tls: Tls | None = setting(default=None, description="absent means plain HTTP")
+    external_url: Url | None = setting(
+        default=None, description="address at which your engineers open the status page; incidents link to it"
+    )
 
 
 class PagerDutySettings(Settings):
     """Incidents in PagerDuty (Events API v2)."""
 
-    routing_key: Secret = setting(description="where the integration key of the service lies")
+    routing_key: Secret = setting(description="the service's integration key")
     url: Url = setting(default="https://events.pagerduty.com", description="service region, or a test double")
 
 
 class WebhookSettings(Settings):
     """Incidents as JSON to an address of your own."""
 
-    url: Secret = setting(description="where the address lies; it usually holds a token")
+    url: Secret = setting(description="the address; it usually contains a token")
+    format: Literal["facilitator", "slack", "alertmanager"] = setting(
+        default="facilitator",
+        description="facilitator: docs/incidents.md; slack: for Slack, Mattermost and Rocket.Chat; "
+        "alertmanager: as Alertmanager's webhook receivers expect it",
+    )
 
 
 class Alerts(Settings):
@@ -121,7 +129,7 @@ class Audit(Settings):
     """A record of who used which tunnel."""
 
     file: File = setting(
-        description="where the records go, one JSON object a line; the daemon must be able to write beside it"
+        description="file for the records, one JSON object per line; its directory must be writable for the daemon"
     )
     max_size: Size = setting(default=100 * 10**6, description="size at which the file is rotated")
     keep: Annotated[int, Whole(0, 1000)] = setting(default=5, description="how many rotated files are kept")
@@ -178,13 +186,11 @@ class Globals(Settings):
     drain: DrainSettings = setting(default=DrainSettings())
     on_exit: Literal["keep", "remove"] = setting(
         default="keep",
-        description="what an ordinary end of the daemon leaves behind: the layer that keeps destinations "
-        "closed, or nothing",
+        description="what an orderly shutdown leaves behind: the rules that keep destinations "
+        "blocked, or nothing",
     )
     audit: Audit | None = setting(default=None, description="absent means no audit file")
-    fleet: FleetSettings | None = setting(
-        default=None, description="absent means that this facilitator is alone"
-    )
+    fleet: FleetSettings | None = setting(default=None, description="absent means a single facilitator")
     include: IncludePattern | None = setting(
         default=None, description="files with more tunnels, such as conf.d/*.yaml; beside this file"
     )
@@ -198,4 +204,4 @@ class Config(Globals):
     """A valid configuration. The defaults are merged into the tunnels."""
 
     tunnels: Mapping[str, Tunnel] = setting(default_factory=dict)
-    warnings: tuple[Problem, ...] = setting(default=(), description="what is allowed and may surprise")
+    warnings: tuple[Problem, ...] = setting(default=(), description="valid settings that may surprise")

@@ -1,4 +1,4 @@
-"""The text of the configuration file -> `Config`, or all of its mistakes at once. Pure: nothing is read
+"""The text of the configuration file -> `Config`, or all of its errors at once. Pure: nothing is read
 but the text.
 """
 
@@ -28,7 +28,7 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def parse(text: str, name: str, kinds: Kinds) -> Config:
-    """The configuration in `text`. ConfigErrors holds every mistake by position; `name` is the file's path
+    """The configuration in `text`. ConfigErrors holds every error by position; `name` is the file's path
     as errors show it.
 
     Relative names of plain files become paths beside `name`; secrets keep their names (see `candidates`).
@@ -58,7 +58,7 @@ class _File(Globals):
 
 
 def _sections(root: Group, kinds: Kinds, report: Report) -> Iterator[tuple[str, Any]]:
-    """The valid top-level groups; each is validated on its own, so that a mistake does not hide others."""
+    """The valid top-level groups; each is validated on its own, so that an error does not hide others."""
     hints = _misplaced(kinds)
     for key, node in root.entries.items():
         if key in ("tunnels", "defaults"):

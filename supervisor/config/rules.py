@@ -189,7 +189,7 @@ def _check_devices(checked: Checked) -> None:
             checked.report.error(
                 place.position,
                 place.where,
-                f"its device {device} is also that of {owner}; set device: to another name",
+                f"its interface {device} is also that of {owner}; set device: to another name",
             )
 
 
@@ -197,7 +197,7 @@ def _check_totp(checked: Checked, tunnel: Tunnel) -> None:
     if tunnel.login.totp is not None and tunnel.login.password is None:
         place = find_key(checked.root, ("tunnels", tunnel.name, "login", "totp"))
         checked.report.error(
-            place.position, place.where, "a one-time code goes with a password; login.password is missing"
+            place.position, place.where, "a one-time password goes with a password; login.password is missing"
         )
 
 

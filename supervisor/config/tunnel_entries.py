@@ -47,7 +47,7 @@ class _Chosen:
 
 
 def read_tunnels(root: Group, kinds: Kinds, report: Report) -> tuple[Group, tuple[TunnelEntry, ...]]:
-    """The file with the defaults merged into the tunnels, and the tunnels; mistakes go into the report."""
+    """The file with the defaults merged into the tunnels, and the tunnels; errors go into the report."""
     defaults, tunnels = _group(root, "defaults", report), _group(root, "tunnels", report)
     if defaults is not None:
         _check_defaults(defaults, root, kinds, report)
@@ -69,7 +69,7 @@ def _group(root: Group, key: str, report: Report) -> Group | None:
     report.error(
         place.position,
         (key,),
-        "has no value; write {} for none" if empty else "a group of settings is wanted here",
+        "has no value; write {} for none" if empty else "a group of settings is expected here",
     )
     return None
 
@@ -137,7 +137,7 @@ def _merge_all(
             report.error(
                 find(root, ("tunnels", name)).position,
                 ("tunnels", name),
-                "a group of settings is wanted here, with at least kind",
+                "a group of settings is expected here, with at least kind",
             )
             continue
         chosen[name] = _choose(name, own, defaults, root, kinds, report)

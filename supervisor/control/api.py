@@ -129,8 +129,10 @@ class DaemonAPI(Protocol):
     def alerts(self) -> AlertsDocument:
         """Open incidents at each receiver, messages that wait, and the last errors."""
 
-    async def test_alerts(self) -> AlertTestDocument:
-        """Open and resolve a test incident at each receiver."""
+    async def test_alerts(self, tunnel: str) -> AlertTestDocument:
+        """Open and resolve a test incident at each receiver, through the routing key of this tunnel ("": the
+        facilitator's).
+        """
 
     async def drain(self, now: bool) -> StatusDocument:
         """End the daemon when all flows are over, or `now`."""
@@ -285,8 +287,11 @@ class HTTPApi:
     async def _alerts(self, _: web.Request) -> web.Response:
         return web.json_response(self._daemon.alerts())
 
-    async def _test_alerts(self, _: web.Request) -> web.Response:
-        return web.json_response(await self._daemon.test_alerts())
+    async def _test_alerts(self, request: web.Request) -> web.Response:
+        tunnel = request.query.get("tunnel", "")
+        if tunnel and not self._daemon.has_tunnel(tunnel):
+            raise web.HTTPNotFound(text=f"no such tunnel: {tunnel}")
+        return web.json_response(await self._daemon.test_alerts(tunnel))
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         tunnel, count = self._tunnel(request), _number(request, "lines", 200)

@@ -22,7 +22,7 @@ class Unreachable(Exception):
 
 
 class Refused(Exception):
-    """The daemon refused; the text is its own. `forbidden`: because a right is missing."""
+    """The daemon refused; the text is its own. `forbidden`: because a privilege is missing."""
 
     def __init__(self, text: str, forbidden: bool = False) -> None:
         super().__init__(text)
@@ -97,11 +97,11 @@ class ControlClient:
             ) from None
         except http.client.IncompleteRead:
             raise Unreachable(
-                f"no daemon answers at {self._path} any more: it broke off; is `facilitator run` up?"
+                f"cannot connect to the daemon ({self._path}): the connection broke; try: systemctl status facilitator"
             ) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise Unreachable(
-                f"no daemon answers at {self._path} ({error}); is `facilitator run` up?"
+                f"cannot connect to the daemon ({self._path}: {error}); try: systemctl status facilitator"
             ) from None
 
     def _request(

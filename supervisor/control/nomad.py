@@ -132,7 +132,7 @@ def judged(allocation: Mapping[str, Any], job: Mapping[str, Any] | None) -> Stop
 
 
 def _of_stopped(allocation: Mapping[str, Any], said: str) -> tuple[StopReason, str]:
-    """What becomes of an allocation that shall stop, although its job goes on."""
+    """What becomes of an allocation that should stop, although its job goes on."""
     transition = allocation.get("DesiredTransition")
     if isinstance(transition, Mapping) and transition.get("Migrate") is True:
         return StopReason.DRAIN, "the allocation leaves this node"
@@ -214,7 +214,7 @@ def _refusal(status: int, body: bytes, about: Task) -> NotAnswered:
     if status == _FORBIDDEN or "Unknown allocation" in said or "Permission denied" in said:
         rule = POLICY.format(namespace=about.namespace)
         return NotAnswered(
-            f"{text}: the job has no right to read itself",
+            f"{text}: the job may not read itself",
             f"echo '{rule}' | nomad acl policy apply -namespace {about.namespace} -job {about.job} "
             "facilitator-read-job -",
         )

@@ -193,7 +193,8 @@ OPERATIONS = (
         "POST",
         "/api/v1/alerts/test",
         "Open and resolve a test incident at each receiver.",
-        {200: _json(docs.AlertTestDocument)},
+        {200: _json(docs.AlertTestDocument), 404: _NO_TUNNEL},
+        (Parameter("tunnel", "Through the routing key of this tunnel.", {"type": "string"}),),
     ),
     Operation(
         "GET",
@@ -203,7 +204,7 @@ OPERATIONS = (
         (
             _TUNNEL,
             Parameter("lines", "How many; 200 are kept.", {"type": "integer", "minimum": 0, "default": 200}),
-            Parameter("follow", "If present: go on with every further line.", {"type": "string"}),
+            Parameter("follow", "If present: keep sending further lines.", {"type": "string"}),
         ),
     ),
     Operation(
@@ -236,7 +237,7 @@ OPERATIONS = (
             _TUNNEL,
             Parameter("verb", "The order.", {"type": "string", "enum": ["start", "stop", "restart"]}, True),
             _WAIT,
-            Parameter("drain", "If present: stop when the last flow is over.", {"type": "string"}),
+            Parameter("drain", "If present: stop once active flows have finished.", {"type": "string"}),
             Parameter(
                 "force", "If present: restart even if the tunnel's files cannot be used.", {"type": "string"}
             ),
@@ -257,7 +258,7 @@ OPERATIONS = (
     Operation(
         "POST",
         "/api/v1/drain",
-        "End the daemon when the last flow is over.",
+        "Stop the daemon once active flows have finished.",
         {200: _json(docs.StatusDocument)},
         (Parameter("now", "If present: end at once.", {"type": "string"}),),
     ),
@@ -418,7 +419,7 @@ def openapi() -> Json:
 
 
 def _operation(it: Operation) -> Json:
-    refused = "http.tls.client_subjects does not list the client." if it.public else "A right is missing."
+    refused = "http.tls.client_subjects does not list the client." if it.public else "A privilege is missing."
     answers = {**it.answers, 403: Answer(refused)}
     body = {
         "requestBody": {"required": True, "description": it.body, "content": {_TEXT: {"schema": _STRING}}}

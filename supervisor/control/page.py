@@ -51,7 +51,7 @@ _VERDICTS = MappingProxyType(
     {
         "up": TunnelVerdict("good", "up"),
         "backoff": TunnelVerdict("bad", "down"),
-        "failed": TunnelVerdict("bad", "needs a person"),
+        "failed": TunnelVerdict("bad", "needs attention"),
         "stopped": TunnelVerdict("off", "stopped"),
     }
 )
@@ -175,11 +175,11 @@ def _checksum(text: str) -> str:
 def verdict(it: TunnelOnPage) -> TunnelVerdict:
     """The verdict on a tunnel."""
     if it["asks"] is not None:
-        return TunnelVerdict("bad", "asks a person")
+        return TunnelVerdict("bad", "action required")
     if it["phase"] == "up" and it["health"] == "unhealthy":
         return TunnelVerdict("bad", f"{it['leg']} dead" if it["leg"] else "no answer")
     if it["phase"] == "up" and it["degraded"]:
-        return TunnelVerdict("wait", "works badly")
+        return TunnelVerdict("wait", "degraded")
     return _VERDICTS.get(it["phase"], TunnelVerdict("wait", it["phase"]))
 
 
@@ -223,7 +223,7 @@ def _availability(it: DayEntry) -> str:
     if ratio is None and since is not None:
         return f"observed since {_day_and_time(since)}"
     if ratio is None:
-        return "not wanted" if any(it["last_day"]) else "not known yet"
+        return "not meant to be up" if any(it["last_day"]) else "not known yet"
     figure = "100 %" if ratio >= 1.0 else f"{int(ratio * 10000) / 100:.2f} %"
     return f"{figure} available" + (f" since {_day_and_time(since)}" if since is not None else "")
 

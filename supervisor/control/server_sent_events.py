@@ -48,7 +48,7 @@ class StreamLimits:
 
 
 class SharedResult:
-    """A result that concurrent callers share, and that is made anew at most every so many seconds."""
+    """A result that concurrent callers share, and that is recreated at most every so many seconds."""
 
     def __init__(self, make: Callable[[], Coroutine[Any, Any, str]], seconds: float) -> None:
         self._make, self._seconds = make, seconds

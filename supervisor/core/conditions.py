@@ -89,7 +89,7 @@ def of_tunnels(snapshot: Snapshot) -> dict[str, Condition]:
 
 def _silent_member(name: str) -> Condition:
     text = (
-        f"member {name} of the fleet does not answer through its lane: connections that it had are reset; see "
+        f"member {name} of the fleet does not answer over the handover path: connections that it had are reset; check "
         f"whether it runs, and whether packets of fleet.handover pass between the members"
     )
     return Condition(text, "warning", "facilitator plan; facilitator doctor", MEMBER_SECONDS, UPLINK)
@@ -99,7 +99,7 @@ def _degraded(snapshot: Snapshot) -> Iterator[Condition]:
     for name, (tunnel, state) in snapshot.tunnels.items():
         degraded = state.liveness.degraded
         if degraded is not None and well(tunnel, state):
-            text = f"tunnel {name} works badly: {degraded}"
+            text = f"tunnel {name} is degraded: {degraded}"
             further = f"facilitator status {name}; facilitator history {name}"
             yield Condition(text, "warning", further, tunnel.alert.after, UPLINK, tunnel=name)
 

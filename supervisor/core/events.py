@@ -21,7 +21,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Asked(Event):
-    """The tunnel shall be up (STARTED, CONFIGURED), down (STOPPED, SHUTDOWN) or restarted (RESTARTED,
+    """The tunnel should be up (STARTED, CONFIGURED), down (STOPPED, SHUTDOWN) or restarted (RESTARTED,
     RECONFIGURED).
     """
 
@@ -161,7 +161,7 @@ class Probed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Suspected(Event):
-    """No probe of a session was answered for so long that new flows shall go elsewhere, where they can."""
+    """No probe of a session was answered for so long that new flows should go elsewhere, where they can."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ class Exit(IntEnum):
     NOT_UP = 3  # `status`, `why`: a tunnel is not up
     NO_DAEMON = 4  # the daemon does not answer
     RUNNING = 75  # another one is running
-    NO_RIGHT = 77  # a right is missing
+    NO_RIGHT = 77  # a privilege is missing
     CONFIG = 78  # the configuration is wrong
 
 

@@ -128,7 +128,7 @@ class Faults:
 
 def _condition(part: str, trouble: _LastFault) -> Condition:
     text = (
-        f"a part of the daemon fails: {part} ({trouble.error}); the other parts go on, and the log has "
+        f"a part of the daemon fails: {part} ({trouble.error}); the other parts continue, and the log has "
         f"the details"
     )
     return Condition(text, "error", "journalctl -u facilitator -g 'internal error'")

@@ -247,7 +247,7 @@ class SessionState:
     code_at: float | None = None
     resumable: bool = False  # the next session can continue this one without a login
     outdated: bool = False  # the inputs have changed since the client was started
-    reconnect_by: float | None = None  # it shall reconnect at a quiet moment, at the latest then
+    reconnect_by: float | None = None  # it should reconnect at a quiet moment, at the latest then
     recovery: RecoveryStep | None = None  # how it is tried to recover with this session
     drain: Drain | None = (
         None  # of a standby that was replaced (the tunnel's own drain is `TunnelState.drain`)
@@ -366,7 +366,7 @@ class TunnelState:
 
     @property
     def reconnect_by(self) -> float | None:
-        """The active session shall reconnect at a quiet moment, at the latest then."""
+        """The active session should reconnect at a quiet moment, at the latest then."""
         return None if self.active is None else self.active.reconnect_by
 
     @property

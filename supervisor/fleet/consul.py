@@ -168,7 +168,7 @@ def _b64(text: str) -> str:
 
 
 def _entry(found: Mapping[str, Any]) -> StoredValue:
-    """ModifyIndex grows over all keys, and LockIndex begins anew with each deletion of its key."""
+    """ModifyIndex grows over all keys, and LockIndex starts over with each deletion of its key."""
     value = b64decode(found.get("Value") or "").decode("utf-8", "replace")
     return StoredValue(found["Key"], value, int(found["ModifyIndex"]), found.get("Session") or None)
 
@@ -190,5 +190,5 @@ def _checked(answer: HttpAnswer, also: Sequence[int]) -> HttpAnswer:
     if answer.status == _OK or answer.status in also:
         return answer
     if answer.status in (401, _FORBIDDEN):
-        raise LockServiceDenied(f"Consul refuses us: {answer.text}")
+        raise LockServiceDenied(f"Consul refuses the request: {answer.text}")
     raise LockServiceAway(f"Consul: {answer.status} {answer.text}")

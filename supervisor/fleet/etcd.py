@@ -215,5 +215,5 @@ def _checked(answer: HttpAnswer) -> dict[str, Any]:
     if code in (_DENIED, _UNAUTHENTICATED) or (
         code == _BAD_ARGUMENT and any(words in said for words in _ACCESS)
     ):
-        raise LockServiceDenied(f"etcd refuses us: {said}")
+        raise LockServiceDenied(f"etcd refuses the request: {said}")
     raise LockServiceAway(f"etcd: {answer.status} {said}")

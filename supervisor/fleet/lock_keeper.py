@@ -175,7 +175,7 @@ class LockKeeper:
                 task.cancel()
         self._watch = None
         self._vouching.clear()
-        self._member = replace(self._member, under_way=frozenset())  # asked again, if `run` begins anew
+        self._member = replace(self._member, under_way=frozenset())  # asked again, if `run` starts over
 
     def _look_at_clocks(self, now: float) -> None:
         """A host that was suspended, or whose clock was set, does not know how long it was away."""
@@ -349,7 +349,7 @@ class LockKeeper:
             found[LOCK_AWAY] = Condition(text, "error", "facilitator status", after=self._service.ttl)
         if self._jumped_at is not None and now < self._jumped_at + CLOCK_CONDITION_SECONDS:
             text = (
-                "a clock of this host jumped, so that exclusive tunnels had to log in anew; keep it in step "
+                "a clock of this host jumped, so that exclusive tunnels had to log in again; keep it in step "
                 "(chrony), and do not suspend the machine"
             )
             found["fleet-clock"] = Condition(text, "warning", "timedatectl; chronyc tracking", pages=False)

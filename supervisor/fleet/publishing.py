@@ -15,7 +15,7 @@ RETRY_SECONDS = 0.5  # after a failed call; twice as long after each further one
 
 
 class Publishing:
-    """Keys and their values, level-triggered: `set` says what shall stand there. `run` goes on for ever."""
+    """Keys and their values, level-triggered: `set` says what should stand there. `run` goes on for ever."""
 
     def __init__(self, service: LockService, away: Callable[[LockServiceAway | None], None]) -> None:
         """`away` is told why nothing can be published, and None when it can be again."""
@@ -27,7 +27,7 @@ class Publishing:
         self._due = asyncio.Event()
 
     def set(self, values: Mapping[str, str]) -> None:
-        """What shall stand there, by key; keys that are missing here are removed. Returns at once."""
+        """What should stand there, by key; keys that are missing here are removed. Returns at once."""
         if values != self._wanted:
             self._wanted = values
             self._due.set()

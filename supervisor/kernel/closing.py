@@ -51,7 +51,7 @@ async def closed_since() -> float | None:
 
 
 async def _in_table_of_another_version(kernel: KernelState, networks: Collection[IPNetwork]) -> ClosingResult:
-    """Its rules close as ours do; made anew, it would carry nothing until the next daemon takes over what
+    """Its rules close as ours do; recreated, it would carry nothing until the next daemon takes over what
     runs. Only where it does not take the destinations, it is replaced.
     """
     elements = closing_elements(map(Interval.of, networks))

@@ -229,7 +229,7 @@ class KernelNetwork:
         self._hints.open()
         self._look_at_devices()
         await self._prepare(again=True)
-        # The table is made anew, in the transaction that removes an old one: so it is ours and of this
+        # The table is recreated, in the transaction that removes an old one: so it is ours and of this
         # version.
         self._switch.inherit(found := await self.read())
         self._kernel.layout = replace(found, table=False, elements=frozenset())

@@ -75,7 +75,7 @@ class KernelState:
     def look_at_devices(self, names: Iterable[str]) -> Mapping[str, Device]:
         """Read the state of these interfaces; what was known before.
 
-        Routes over one that vanished, was made anew or went down are gone, without a word from the kernel.
+        Routes over one that vanished, was recreated or went down are gone, and the kernel does not tell.
         """
         before, self.host = self.host.devices, replace(self.routes.host(names), shared=self.shared)
         devices = self.host.devices

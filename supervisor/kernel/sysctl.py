@@ -55,7 +55,9 @@ def put_back(first: FirstValues, root: Path = _ROOT) -> list[str]:
             continue
         mine = found == change.ours
         if not mine and found != change.first:
-            lines.append(f"kept {_key(name)} = {found}: somebody else has set it (before us: {change.first})")
+            lines.append(
+                f"kept {_key(name)} = {found}: another program has set it (before facilitator: {change.first})"
+            )
         wanted = change.first if mine else found
         if _read(root / name) == wanted:
             continue
@@ -63,7 +65,9 @@ def put_back(first: FirstValues, root: Path = _ROOT) -> list[str]:
             (root / name).write_text(wanted)
             lines.append(f"put back {_key(name)} = {wanted} (was {found})")
         except OSError as error:
-            lines.append(f"kept {_key(name)} = {found}: {error.strerror} (before us: {change.first})")
+            lines.append(
+                f"kept {_key(name)} = {found}: {error.strerror} (before facilitator: {change.first})"
+            )
     first.forget()
     return lines
 

@@ -1,5 +1,5 @@
 """Repeats of a probe that is not answered at once, while its round goes on: whether the flows of a session
-shall go elsewhere.
+should go elsewhere.
 
 A round decides about the session, and may take its time. Flows that can go through another tunnel, or
 through another member of the fleet, need not wait for that: where a round and its repeats are unanswered for

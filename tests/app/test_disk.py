@@ -68,7 +68,7 @@ def test_nothing_is_written_through_what_stands_in_place_of_the_draft(tmp_path: 
 def test_it_makes_way_and_that_is_said(obstacle: tuple[str, Path]) -> None:
     what, path = obstacle
     [sentence] = disk.tidy(path.parent)
-    assert sentence.startswith(f"{path} was {what}, which is not ours")
+    assert sentence.startswith(f"{path} was {what}, which does not belong to facilitator")
     assert list(disk.tidy(path.parent)) == [], "once"
     assert not os.path.lexists(path)
     if what == "a directory":

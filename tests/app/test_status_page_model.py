@@ -90,7 +90,7 @@ async def test_the_document_is_json_and_a_page(night: Night) -> None:
         "the worst that was in this quarter of an hour, or in the one before"
     )
     assert json.loads(json.dumps(shown)) == shown
-    assert "why sessions of acme ended: the last 2" in render_page(shown)
+    assert "last 2 session ends" in render_page(shown)
 
 
 async def test_a_figure_for_less_than_a_day_says_since_when(night: Night) -> None:

@@ -24,7 +24,7 @@ from tests.netns import Namespace
 
 _ENVIRONMENT = (
     Path(__file__).resolve().parents[2] / ".cache" / "supervisord"
-)  # its import package has the name of ours
+)  # its import package has the name of facilitator's
 _REQUIREMENTS = ("supervisor==4.3.0", "setuptools<81")
 _DEVICE = "t-rival"
 _MASQUERADE = (

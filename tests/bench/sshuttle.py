@@ -3,7 +3,7 @@
     python -m tests.bench.sshuttle
 
 All stand side by side in one lab and are measured by turns; what is shown are medians. The CPU is that of
-everything that carries: sshuttle and ssh on this side, sshd and Python on the far side.
+everything that carries: sshuttle and ssh on this side, sshd and Python on the remote host.
 """
 
 from __future__ import annotations

@@ -120,9 +120,9 @@ def test_as_json(directory: Path) -> None:
 
 def test_nobody_would_be_called(directory: Path) -> None:
     code, text, _ = said(directory, [])
-    assert (code, "nobody would be called" in text) == (0, True)
+    assert (code, "nobody would be paged" in text) == (0, True)
     code, text, _ = said(directory, [], "--test")
-    assert (code, "nobody would be called" in text) == (1, True)
+    assert (code, "nobody would be paged" in text) == (1, True)
 
 
 @pytest.mark.parametrize("taken", [True, False])
@@ -132,3 +132,11 @@ def test_what_the_receivers_answered(directory: Path, taken: bool) -> None:
     code, text, asked = said(directory, tried, "--test")
     assert (code, asked) == (0 if taken else 1, ["POST /api/v1/alerts/test"])
     assert text.splitlines() == [f"pagerduty: trigger: {answer}", "pagerduty: resolve: accepted"]
+
+
+def test_a_test_through_the_routing_key_of_a_tunnel(directory: Path) -> None:
+    tried = [{"name": "pagerduty", "taken": True, "trigger": "accepted", "resolve": "accepted"}]
+    code, _, asked = said(directory, tried, "--test", "--tunnel", "acme-dc")
+    assert (code, asked) == (0, ["POST /api/v1/alerts/test?tunnel=acme-dc"])
+    code, _, asked = said(directory, tried, "--tunnel", "acme-dc")
+    assert (code, asked) == (2, [])

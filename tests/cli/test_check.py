@@ -91,7 +91,7 @@ def test_each_file_that_a_profile_reads_is_listed(tmp_path: Path) -> None:
         "globex: globex/swanctl.conf: reads globex/x509/ours.pem",
         "globex: globex/swanctl.conf:2: certs: reads globex/x509/ours.pem",
         "initech: initech.vpnc:3: CA-File: reads ca.crt",
-        "config.yaml: fine, 4 tunnels",
+        "config.yaml: configuration OK (4 tunnels)",
     ]
 
 
@@ -182,7 +182,10 @@ def test_a_profile_that_cannot_be_run_is_refused_with_its_line(
     code, lines = checked(tmp_path, **{name: text})
     assert code == 78
     assert [line for line in lines if line.partition(": ")[2].startswith(said)], lines
-    assert checked(tmp_path, "--no-files", **{name: text}) == (0, ["config.yaml: fine, 4 tunnels"])
+    assert checked(tmp_path, "--no-files", **{name: text}) == (
+        0,
+        ["config.yaml: configuration OK (4 tunnels)"],
+    )
 
 
 def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:

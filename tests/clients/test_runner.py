@@ -97,7 +97,7 @@ async def test_words_written_before_the_end_come_before_the_end(tmp_path: Path) 
     [
         (("no-such-client",), Reason.MISSING_BINARY, "apt install no-such-client"),
         (("SCRIPT",), Reason.MISSING_BINARY, "interpreter"),
-        (("DATA",), Reason.MISSING_RIGHT, "no right"),
+        (("DATA",), Reason.MISSING_RIGHT, "may not run it"),
         (("refuse",), Reason.CLIENT_CONFIG, "line 3: refuse is not an option"),
     ],
 )

@@ -17,14 +17,14 @@ class Wire(Tunnel):
     """Runs through a device."""
 
     kind: Literal["wire"] = "wire"
-    config: Path = setting(description="the file of the far side")
+    config: Path = setting(description="the file of the remote gateway")
 
 
 class PipeTunnel(Tunnel):
     """Runs through a proxy."""
 
     kind: Literal["pipe"] = "pipe"
-    remote: str = setting(description="the far side")
+    remote: str = setting(description="the remote gateway")
     identity: Secret | None = None
     options: tuple[str, ...] = ()
 

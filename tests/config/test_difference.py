@@ -54,7 +54,7 @@ def test_settings_of_the_client(line: str, name: str) -> None:
     change = difference(good(HEAD), good(f"{HEAD}    {line}\n"))
     assert change == ConfigDifference(restart={"acme": (name,)})
     assert fingerprint(good(HEAD).tunnels["acme"]) != fingerprint(good(f"{HEAD}    {line}\n").tunnels["acme"])
-    assert change.lines() == (f"acme: {name} changed, starts anew",)
+    assert change.lines() == (f"acme: {name} changed, restarts",)
 
 
 def test_the_client_of_an_exclusive_tunnel_runs_in_a_group_of_its_own() -> None:
@@ -110,7 +110,7 @@ def test_what_is_not_about_one_tunnel() -> None:
         "http.tls",
     )
     assert change.lines()[0] == "staff changed"
-    assert change.lines()[-1] == "http.tls changed: takes effect when the daemon starts anew"
+    assert change.lines()[-1] == "http.tls changed: takes effect after `systemctl restart facilitator`"
 
 
 def test_clients_of_the_first_release_go_on_but_for_sshuttle() -> None:
@@ -141,7 +141,7 @@ def test_tunnels_that_could_not_start_anew_keep_their_settings() -> None:
     assert difference(old, new).restart == {"acme": ("config",)}
     change = difference(old, new).withholding({"acme"})
     assert (change.restart, change.globals) == ({}, ("drain",))
-    assert change.lines() == ("acme: config changed, taken over once its files can be used", "drain changed")
+    assert change.lines() == ("acme: config changed, applied once its files can be used", "drain changed")
     assert difference(old, new).withholding({"other"}) == difference(old, new)
     kept = with_tunnels_of(new, old, change.withheld)
     assert difference(old, kept).lines() == ("drain changed",)

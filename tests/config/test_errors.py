@@ -31,7 +31,7 @@ def test_five_different_mistakes_in_one_run() -> None:
         "c.yaml:1:15: facilitator.nam: unknown key (did you mean name?)",
         "c.yaml:7:20: tunnels.acme.destinations.0: '10.77.0.5/24' has host bits set; the network is "
         "probably 10.77.0.0/24",
-        "c.yaml:8:15: tunnels.acme.priority: a whole number is wanted here; 010 is read as the number 8 "
+        "c.yaml:8:15: tunnels.acme.priority: a whole number is expected here; 010 is read as the number 8 "
         "by YAML",
         "c.yaml:9:5: tunnels.acme.priority: this key stands here a second time; the first is in line 8",
         "c.yaml:13:15: tunnels.other.identity: a secret is never written here; put it into a file and say "
@@ -68,8 +68,7 @@ GLOBALS = {
     "not the address of a service; write https://HOST[:PORT]",
     "alerts: {pagerduty: {routing_key: {file: k}, url: 'https://y/v2/enqueue'}}": "51: alerts.pagerduty.url: "
     "the path /v2/enqueue is added; write https://y",
-    "alerts: {pagerduty: {}}": "10: alerts.pagerduty: routing_key is missing: where the integration key "
-    "of the service lies",
+    "alerts: {pagerduty: {}}": "10: alerts.pagerduty: routing_key is missing: the service's integration key",
     "on_exit: keeep": "10: on_exit: 'keeep' is none of keep, remove (did you mean keep?)",
     "audit: {file: a, max_size: 100}": "28: audit.max_size: 100 is not a size; "
     "write a whole number with a unit, such as 500kB, 100MB or 1GiB",
@@ -81,7 +80,7 @@ GLOBALS = {
     "254 is a table of the kernel's own (default, main, local); write 173",
     "fleet: {name: f, announce: {aws: {route_tables: [rtb-0123]}}}": "29: fleet.announce.aws: "
     "needs a lock, so that one member alone writes the routes; add fleet.lock",
-    "fleet: {name: f, members: {b: {address: 10.0.0.2}}}": "1: fleet: members are told apart by "
+    "fleet: {name: f, members: {b: {address: 10.0.0.2}}}": "1: fleet: members are distinguished by "
     "facilitator.name; set it",
     "probe: {}": "1: probe: unknown key (a setting of a tunnel; it belongs to a tunnel or under defaults:)",
     "tunels: {}": "1: tunels: unknown key (did you mean tunnels?)",
@@ -92,7 +91,7 @@ GLOBALS = {
     "interval?)",
     "defaults: {mtu: 10}": "17: defaults.mtu: must be at least 576",
     "defaults: {remotee: x}": "12: defaults.remotee: unknown key (did you mean remote?)",
-    "defaults: 5": "11: defaults: a group of settings is wanted here",
+    "defaults: 5": "11: defaults: a group of settings is expected here",
 }
 
 
@@ -107,20 +106,19 @@ TUNNELS = {
     "at most 31 lower-case letters, digits and '-', a letter first (perhaps acme-dc)",
     "  no: {kind: wire, config: c, destinations: [10.1.0.0/16]}": "3: tunnels.no: no is read as the "
     'boolean false by YAML; quote it: "no"',
-    "  b: {kind: wire, config: c}": "3: tunnels.b: destinations is missing: the networks that this tunnel "
-    "carries",
+    "  b: {kind: wire, config: c}": "3: tunnels.b: destinations is missing: networks behind the tunnel",
     "  b: {kind: wire, config: c, destinations: []}": "30: tunnels.b.destinations: must not be empty",
     "  b: {kind: wire, destinations: [10.1.0.0/16]}": "3: tunnels.b: config is missing: the file of the "
-    "far side",
+    "remote gateway",
     "  b: {config: c, destinations: [10.1.0.0/16]}": "3: tunnels.b: kind is missing: one of pipe, wire",
     "  b: {kind: wier, config: c, destinations: [10.1.0.0/16]}": "13: tunnels.b.kind: unknown kind 'wier' "
     "(did you mean wire?); "
     "this version runs pipe, wire",
-    "  b: wire": "6: tunnels.b: a group of settings is wanted here, with at least kind",
+    "  b: wire": "6: tunnels.b: a group of settings is expected here, with at least kind",
     "  b: {kind: wire, config: c, destinatoins: [10.1.0.0/16]}": "30: tunnels.b.destinatoins: unknown key "
     "(did you mean destinations?)",
     "  b: {kind: wire, config: c, device: t-acme, destinations: [10.1.0.0/16]}": "38: tunnels.b.device: "
-    "its device t-acme is also that of acme; set device: to another name",
+    "its interface t-acme is also that of acme; set device: to another name",
 }
 
 
@@ -251,7 +249,7 @@ def test_no_message_repeats_a_literal_secret(literal: str) -> None:
 
 def test_a_one_time_code_goes_with_a_password() -> None:
     assert (
-        "c.yaml:7:13: tunnels.acme.login.totp: a one-time code goes with a password; login.password is "
+        "c.yaml:7:13: tunnels.acme.login.totp: a one-time password goes with a password; login.password is "
         "missing" in problems(f"{HEAD}    login: {{totp: {{file: t}}}}\n")
     )
 
@@ -297,7 +295,7 @@ def test_nobody_on_the_staff_is_said() -> None:
 def test_errors_carry_the_warnings_and_their_own_text() -> None:
     with pytest.raises(ConfigErrors) as raised:
         parse("drain: {}\ntunnels: 5\n", "/etc/c.yaml", KINDS)
-    assert str(raised.value) == "/etc/c.yaml:2:10: tunnels: a group of settings is wanted here"
+    assert str(raised.value) == "/etc/c.yaml:2:10: tunnels: a group of settings is expected here"
     assert [str(warning) for warning in raised.value.warnings][0].startswith("/etc/c.yaml:1:1: ")
     assert [problem.position.line for problem in raised.value] == [2]
 

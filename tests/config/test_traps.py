@@ -17,7 +17,7 @@ SYNTAX = {
     "tunnels\n": ":1:1: the file must be a mapping with keys such as staff: and tunnels:",
     "{}": ":1:1: tunnels is missing: the tunnels to run, by name",
     "tunnels:\n": ":1:1: tunnels: has no value; write {} for none",
-    "tunnels: []\n": ":1:1: tunnels: a group of settings is wanted here",
+    "tunnels: []\n": ":1:1: tunnels: a group of settings is expected here",
     "tunnels:\n\tacme: {}\n": ":2:1: YAML does not allow tabs for indentation; use spaces",
     "tunnels:\n  a:\n   \tkind: wire\n": ":3:4: YAML does not allow tabs for indentation; use spaces",
     "tunnels: {}\nhttp: {listen: [::1]:9464}\n": ":2:17: not YAML: a text that begins with [ must be "
@@ -73,18 +73,18 @@ ENTRY = {
     "description: 7": '18: tunnels.acme.description: 7 is read as a number by YAML; quote it: "7"',
     "description: 2026-01-01": "18: tunnels.acme.description: 2026-01-01 is read as a date by YAML; quote "
     'it: "2026-01-01"',
-    "description:": "5: tunnels.acme.description: has no value; a text is wanted",
-    "description: [a]": "5: tunnels.acme.description: a text is wanted here, not a list",
-    "description: {a: b}": "5: tunnels.acme.description: a text is wanted here, not a group of settings",
+    "description:": "5: tunnels.acme.description: has no value; a text is expected",
+    "description: [a]": "5: tunnels.acme.description: a text is expected here, not a list",
+    "description: {a: b}": "5: tunnels.acme.description: a text is expected here, not a group of settings",
     "description: !!binary aGk=": "18: tunnels.acme.description: tags are not supported; a text that "
     "begins with ! must be quoted",
     # a number is wanted
-    "priority: 010": "15: tunnels.acme.priority: a whole number is wanted here; 010 is read as the number "
+    "priority: 010": "15: tunnels.acme.priority: a whole number is expected here; 010 is read as the number "
     "8 by YAML",
-    "priority: yes": "15: tunnels.acme.priority: a whole number is wanted here; yes is read as the "
+    "priority: yes": "15: tunnels.acme.priority: a whole number is expected here; yes is read as the "
     "boolean true by YAML",
-    "priority: '5'": "15: tunnels.acme.priority: a whole number is wanted here, not the text '5'",
-    "priority: 1.5": "15: tunnels.acme.priority: a whole number is wanted here; 1.5 is read as the number "
+    "priority: '5'": "15: tunnels.acme.priority: a whole number is expected here, not the text '5'",
+    "priority: 1.5": "15: tunnels.acme.priority: a whole number is expected here; 1.5 is read as the number "
     "1.5 by YAML",
     "priority: 65536": "15: tunnels.acme.priority: must be at most 65535",
     "mtu: 100": "10: tunnels.acme.mtu: must be at least 576",
@@ -92,13 +92,13 @@ ENTRY = {
     "alert: {severity: critcal}": "23: tunnels.acme.alert.severity: 'critcal' is none of critical, error, "
     "warning, info (did you mean critical?)",
     "alert: {severity: off}": "23: tunnels.acme.alert.severity: one of critical, error, warning, info is "
-    "wanted here; off is read as the boolean false by YAML",
+    "expected here; off is read as the boolean false by YAML",
     "login: {reconnect_on_change: maybe}": "34: tunnels.acme.login.reconnect_on_change: true or false is "
-    "wanted here, not the text 'maybe'",
+    "expected here, not the text 'maybe'",
     # a group or a list is wanted
-    "probe: 5s": "12: tunnels.acme.probe: a group of settings is wanted here, not the text '5s'",
-    "probe:": "5: tunnels.acme.probe: has no value; a group of settings is wanted",
-    "probe: {targets: tcp://10.77.0.1:80}": "22: tunnels.acme.probe.targets: a list is wanted; write "
+    "probe: 5s": "12: tunnels.acme.probe: a group of settings is expected here, not the text '5s'",
+    "probe:": "5: tunnels.acme.probe: has no value; a group of settings is expected",
+    "probe: {targets: tcp://10.77.0.1:80}": "22: tunnels.acme.probe.targets: a list is expected; write "
     "[tcp://10.77.0.1:80]",
     # durations
     "alert: {after: 5}": "20: tunnels.acme.alert.after: 5 is not a duration; "
@@ -125,9 +125,9 @@ ENTRY = {
     "<<: {mtu: 1400}": "5: tunnels.acme.<<: merge keys are not supported; what tunnels share goes under "
     "defaults:",
     # names
-    "device: averyverylongname": "13: tunnels.acme.device: 'averyverylongname' is not a device name; "
+    "device: averyverylongname": "13: tunnels.acme.device: 'averyverylongname' is not an interface name; "
     "at most 15 letters, digits, '_', '.', '-', a letter first",
-    "device: lo": "13: tunnels.acme.device: 'lo' belongs to the kernel; choose another name for the device",
+    "device: lo": "13: tunnels.acme.device: 'lo' belongs to the kernel; choose another name for the interface",
 }
 
 

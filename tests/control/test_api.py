@@ -256,7 +256,9 @@ async def test_the_socket_is_closed_to_others(served) -> None:
 
 
 def test_no_daemon_is_said_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(Unreachable, match=r"no daemon answers at .*control.sock.*is `facilitator run` up\?"):
+    with pytest.raises(
+        Unreachable, match=r"cannot connect to the daemon \(.*control.sock.*try: systemctl status facilitator"
+    ):
         ControlClient(tmp_path / "control.sock").get("/api/v1/status")
 
 

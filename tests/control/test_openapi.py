@@ -353,6 +353,8 @@ async def test_answers_are_as_published(answering: AnsweringDaemon) -> None:
         await check("GET", f"/api/v1/audit{query}")
     await check("GET", "/api/v1/why?address=10.77.0.10&from=10.8.2.7&port=443")
     await check("POST", "/api/v1/alerts/test")
+    await check("POST", "/api/v1/alerts/test?tunnel=acme")
+    await check("POST", "/api/v1/alerts/test?tunnel=none", status=404)
     await check("GET", "/api/v1/tunnels/acme/logs?lines=1")
     await check("GET", "/api/v1/tunnels/acme/question")
     for verb in ("restart", "stop?drain=1", "start", "stop"):

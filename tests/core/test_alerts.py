@@ -59,7 +59,7 @@ def test_both_edges_are_held_down(state, after, verdict, due) -> None:
 def test_a_tunnel_that_waits_for_a_human_calls_one_at_once() -> None:
     alert, due = judge(but(DOWN, phase=Phase.FAILED), 1000.0)
     assert (alert.verdict, due) == (Verdict.FIRING, None)
-    assert "waits for a human" in alert.summary
+    assert "needs attention" in alert.summary
 
 
 def test_what_an_operator_stopped_calls_nobody() -> None:

@@ -93,7 +93,7 @@ def test_a_dead_destination_is_named_and_costs_no_session() -> None:
     assert actions == []
     assert (state.phase, state.health, state.reason) == (Phase.UP, Health.UNHEALTHY, Reason.DESTINATION)
     assert state.failure is not None
-    assert "its far end answers" in state.failure.text
+    assert "its remote end answers" in state.failure.text
     assert "tcp://10.77.0.2:80" in state.failure.text
     assert not well(TUNNEL, state)
     back, actions = after(state, ANSWER)

@@ -1,4 +1,4 @@
-"""When a session is replaced: the age at which a far side ends sessions is learned, and the moment before
+"""When a session is replaced: the age at which gateways end sessions is learned, and the moment before
 it is chosen.
 """
 

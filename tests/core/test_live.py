@@ -105,7 +105,7 @@ def test_nothing_is_wrong_on_a_sound_host() -> None:
             ),
             "third-party-rule",
             "warning",
-            ("some of our packets",),
+            ("some of facilitator's packets",),
         ),
         (
             replace(LIVE, routes=(TableRoute(255, ip_network("10.77.0.1/32"), "local", "eth0"),)),

@@ -9,6 +9,8 @@ from rich.console import Console
 
 from supervisor.cli.status_table import status_view
 from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.preflight import live
+from supervisor.core.session.condition_pages import CONDITION_PAGES
 from supervisor.core.session.reason_pages import PAGE, REASON_PAGES, runbook_url
 from supervisor.core.session.reasons import is_failure
 from supervisor.core.snapshot import Snapshot
@@ -34,6 +36,24 @@ def test_the_link_leads_to_an_anchor(reason: Reason) -> None:
     assert link is not None
     file, _, anchor = link.partition("#")
     assert re.search(rf"^## {re.escape(anchor)}$", (ROOT / file).read_text(), re.M)
+
+
+@pytest.mark.parametrize("name", CONDITION_PAGES)
+def test_the_link_of_a_condition_leads_to_an_anchor(name: str) -> None:
+    link = runbook_url("", f"{name}:acme-dc")
+    assert link == f"{PAGE}#{name}"
+    assert re.search(rf"^## {re.escape(name)}$", (ROOT / PAGE).read_text(), re.M)
+
+
+def test_no_condition_without_a_page() -> None:
+    """Every name under which the code raises a condition, as far as it stands there as a text."""
+    source = "\n".join(path.read_text() for path in (ROOT / "supervisor").rglob("*.py"))
+    named = set(
+        re.findall(r"""["']([a-z][a-z-]+)(?::\{?\w*\}?)?["']\]?(?::| =|,)\s*\(?_?[Cc]ondition\(""", source)
+    )
+    named |= set(re.findall(r'^_?(?:CONDITION|AWAY) = "([a-z-]+)"', source, re.M))
+    assert {"fleet-routes", "configuration-refused", "audit", "event-loop-stuck"} <= named
+    assert named | set(live.CHECKS) - {"uplink"} <= set(CONDITION_PAGES) | {"uplink"}
 
 
 def test_an_address_of_their_own() -> None:

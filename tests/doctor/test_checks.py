@@ -75,7 +75,7 @@ SOUND = HostFacts(
         ((STAFF, "eth1"),),
         {"lo": 1, "eth0": 2, "eth1": 3, "t-acme": 7},
     ),
-    endpoints=(Endpoint("acme: far side", "vpn.acme.example", (ip_address("192.0.2.7"),)),),
+    endpoints=(Endpoint("acme: gateway", "vpn.acme.example", (ip_address("192.0.2.7"),)),),
     own=(HostAddress(ip_network("172.31.0.0/20"), "this host's network on eth0"),),
     secrets=(SecretFile("acme: password", "/etc/facilitator/acme-password", mode=0o640),),
     directories=(DirectoryFacts("facilitator.state_dir", "/var/lib/facilitator", free=10**9),),
@@ -262,7 +262,7 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
         (
             host(kernel=KernelFacts(owner_persist=True, missing_modules=("nft_socket", "nft_connlimit"))),
             PROBLEM,
-            "lacks what our firewall rules need: nft_socket, nft_connlimit",
+            "lacks what facilitator's firewall rules need: nft_socket, nft_connlimit",
             "modprobe -a nft_socket nft_connlimit",
         ),
         (host(legacy_tables=True), WARNING, "iptables-legacy", "iptables-legacy -S"),
@@ -373,7 +373,7 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
         (
             host(
                 endpoints=(
-                    Endpoint("acme: far side", "vpn.acme.example", error="its name cannot be resolved"),
+                    Endpoint("acme: gateway", "vpn.acme.example", error="its name cannot be resolved"),
                 )
             ),
             PROBLEM,
@@ -381,7 +381,7 @@ def test_nothing_is_wrong_with_a_sound_host() -> None:
             "getent ahosts vpn.acme.example",
         ),
         (
-            host(endpoints=(Endpoint("own: far side", "bastion", (ip_address("10.77.0.9"),)),)),
+            host(endpoints=(Endpoint("own: gateway", "bastion", (ip_address("10.77.0.9"),)),)),
             PROBLEM,
             "bastion (10.77.0.9) lies inside 10.77.0.0/24, a destination of acme",
             "10.77.0.128/25]",

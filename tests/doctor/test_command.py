@@ -76,4 +76,4 @@ def test_the_table_of_findings(capsys: pytest.CaptureFixture[str]) -> None:
         "1 problem, 1 warning",
     ]
     print_findings([Finding(Severity.OK, "a", "fine")])
-    assert capsys.readouterr().out.splitlines()[-1] == "this host is fit"
+    assert capsys.readouterr().out.splitlines()[-1] == "no problems found"

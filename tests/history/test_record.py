@@ -34,7 +34,7 @@ def opened(directory: Path, machine: SimulatedHost, **around: object) -> History
 
 def test_a_session_is_told_from_its_start_to_its_end(tmp_path: Path) -> None:
     machine = SimulatedHost()
-    refused = [None, Failed(Reason.PEER_CLOSED, "closed by the far side"), None]
+    refused = [None, Failed(Reason.PEER_CLOSED, "closed by the remote gateway"), None]
     life = SimulatedHistory(tmp_path, machine, Habits(says=lambda: refused.pop(0)))
     life.run(100.0)
     life.ask(Reason.RESTARTED)
@@ -54,7 +54,7 @@ def test_a_session_is_told_from_its_start_to_its_end(tmp_path: Path) -> None:
     assert (first["reason"], first["text"]) == ("restarted", "")
     assert (second["reason"], second["text"], second["connected"]) == (
         "peer-closed",
-        "closed by the far side",
+        "closed by the remote gateway",
         None,
     )
     assert (third["ended"], third["reason"]) == (None, None)

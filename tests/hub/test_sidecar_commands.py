@@ -87,7 +87,7 @@ def test_the_doctor_names_what_does_not_fit(config: Path) -> None:
     assert "keys are renegotiated" in problems[0]
     assert "the session service does not answer" in problems[1]
     (config.parent / "run").chmod(0o755)
-    assert "rules the VPN server" in run(config, "doctor", str(server)).output
+    assert "controls the VPN server" in run(config, "doctor", str(server)).output
 
 
 def test_a_sidecar_does_not_start_in_a_directory_that_others_can_enter(config: Path) -> None:

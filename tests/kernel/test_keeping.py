@@ -219,7 +219,10 @@ async def test_a_fight_is_slowed_down_and_told_once(netns: Namespace) -> None:
     async with kernel(PLAN) as held:
         fight = asyncio.create_task(_flush_for_ever(netns))
         await until(lambda: held.network.conditions)
-        assert "another program keeps changing what is ours" in held.network.conditions["kernel:fight"]
+        assert (
+            "another program keeps changing facilitator's kernel state"
+            in held.network.conditions["kernel:fight"]
+        )
         fight.cancel()
         await asyncio.gather(fight, return_exceptions=True)
         await held.in_place()

@@ -170,7 +170,7 @@ def test_what_somebody_else_has_set_since_stays(tmp_path: Path) -> None:
     sysctls.allow_ping(7)
     tree.put("ipv4/ping_group_range", "0\t100")
     assert put_back(ChangedSysctls(tmp_path), tree.root) == [
-        "kept net.ipv4.ping_group_range = 0\t100: somebody else has set it (before us: 1\t0)",
+        "kept net.ipv4.ping_group_range = 0\t100: another program has set it (before facilitator: 1\t0)",
         "put back net.ipv4.ip_forward = 0 (was 1)",
     ]
     assert (tree.get("ipv4/ip_forward"), tree.get("ipv4/ping_group_range")) == ("0", "0\t100")

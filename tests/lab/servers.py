@@ -1,4 +1,4 @@
-"""The far sides: real OpenVPN servers, a real sshd, and web servers that say who asked."""
+"""The remote gateways: real OpenVPN servers, a real sshd, and web servers that say who asked."""
 
 from __future__ import annotations
 

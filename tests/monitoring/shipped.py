@@ -52,6 +52,8 @@ def exposition() -> str:
             certificates=lambda: {"acme": 2e9},
             availability=lambda tunnels: {(name, "24h"): 0.5 for name in tunnels},
             history_usable=lambda: True,
+            incidents=lambda: ("acme",),
+            upgrades=lambda: 1,
             internal_errors=lambda: {"recorder:History": 1},
         ),
     )

@@ -92,7 +92,7 @@ def test_the_wheel_works_in_an_empty_environment(dist: Path, tmp_path: Path) -> 
 
     facilitator, example = environment / "bin" / "facilitator", REPOSITORY / "config.example.yaml"
     assert run(elsewhere, facilitator, "--version") == f"facilitator, version {VERSION}\n"
-    assert "fine" in run(elsewhere, facilitator, "check", "-c", example, "--no-files")
+    assert "configuration OK" in run(elsewhere, facilitator, "check", "-c", example, "--no-files")
     location = "import supervisor, tunnels.registry; print(supervisor.__file__)"
     assert run(elsewhere, python, "-c", location).startswith(str(environment))
     for kind in (REPOSITORY / "tunnels" / "kinds").glob("*/driver.py"):

@@ -197,7 +197,7 @@ def bad_night() -> StatusPageDocument:
             session=None,
             not_retried="one more refused login may lock the account; it begins when a secret or the "
             "configuration is corrected, or with: facilitator start",
-            last_error="auth: the far side refuses svc-facilitator three times",
+            last_error="auth: the remote gateway refuses svc-facilitator three times",
             deaths=deaths[2:],
             networks=["10.55.0.0/16"],
             availability={"ratio": 0.71, "last_day": ["up"] * 64 + ["down"] * 32},
@@ -218,7 +218,7 @@ def bad_night() -> StatusPageDocument:
             reason="destination",
             since=iso(NOW - 240),
             leg="destination",
-            last_error="destination: the tunnel works (its far end answers), but nothing behind it "
+            last_error="destination: the tunnel works (its remote end answers), but nothing behind it "
             "answers: tcp://10.66.0.10:443",
             availability={"ratio": 0.9972, "last_day": ["up"] * 95 + ["down"]},
         ),
@@ -271,7 +271,7 @@ def bad_night() -> StatusPageDocument:
                 "name": "delta-logistics",
                 "severity": "critical",
                 "since": iso(NOW - 8000),
-                "summary": "vpn1-eu-west-1: tunnel delta-logistics waits for a human: auth: the far side "
+                "summary": "vpn1-eu-west-1: tunnel delta-logistics needs attention: auth: the remote gateway "
                 "refuses svc-facilitator",
             }
         ],

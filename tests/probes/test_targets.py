@@ -25,7 +25,7 @@ PROXY = ProbePath(None, 173001)
 
 @pytest.fixture
 def site(netns: Namespace) -> Iterator[Namespace]:
-    """A far side at 10.77.0.1 and fd77::1 behind the device t-site; the test stands on the near side."""
+    """A gateway at 10.77.0.1 and fd77::1 behind the device t-site; the test stands on the near side."""
     far = Namespace("site")
     link(netns, "t-site", far, "eth0")
     netns.run("sh", "-c", "echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range")

@@ -57,9 +57,9 @@ class Halting(PagerDuty):
         self._halts("before the write", "trigger")
         return super().trigger(facilitator, alert, since, lines)
 
-    def resolve(self, dedup_key: str, at: float) -> str:
+    def resolve(self, dedup_key: str, since: float, at: float) -> str:
         self._halts("before the write", "resolve")
-        return super().resolve(dedup_key, at)
+        return super().resolve(dedup_key, since, at)
 
     def send(self, paging: PagingConfig, key: str, body: str) -> SendResult:
         action = json.loads(body)["event_action"]

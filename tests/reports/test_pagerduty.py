@@ -151,7 +151,7 @@ def test_an_incident_from_trigger_to_resolve(office: Office) -> None:
 
 
 def test_an_incident_whose_cause_changes_is_told_under_its_key(office: Office) -> None:
-    for count, reason, summary in ((1, "unhealthy", "is down"), (2, "certificate", "waits for a human")):
+    for count, reason, summary in ((1, "unhealthy", "is down"), (2, "certificate", "needs attention")):
         office.pager.set({"acme": alert(Verdict.FIRING, reason=reason, summary=summary)})
         assert eventually(lambda count=count: len(office.double.events) == count)
     office.pager.set({"acme": alert(Verdict.FIRING, reason="certificate", summary="the same again")})
@@ -159,7 +159,7 @@ def test_an_incident_whose_cause_changes_is_told_under_its_key(office: Office) -
     assert office.settled()
     *told, _ = office.double.events
     shown = [(it["dedup_key"], it["payload"]["summary"], it["payload"]["class"]) for it in told]
-    assert shown == [(KEY, "is down", "unhealthy"), (KEY, "waits for a human", "certificate")]
+    assert shown == [(KEY, "is down", "unhealthy"), (KEY, "needs attention", "certificate")]
     assert len(office.double.alerts) == 1
 
 
@@ -388,7 +388,7 @@ def test_without_pagerduty_the_log_says_it_once(office: Office) -> None:
             office.set(acme=verdict)
             assert eventually(lambda: not office.pager.has_new_verdicts)
         office.close()
-    assert [log["tunnel"] for log in logs if "should be called" in log["event"]] == ["acme", "acme"]
+    assert [log["tunnel"] for log in logs if "pages nobody" in log["event"]] == ["acme", "acme"]
     assert office.double.requests == 0
 
 
@@ -540,7 +540,7 @@ def test_retry_after(header: str, low: float, high: float) -> None:
         header = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 600))
     with Double() as double:
         double.script(ScriptedReply(429, headers={"Retry-After": header}))
-        answer = Sender().send_event(double.url, ROUTING_KEY, PagerDuty().resolve(KEY, 0.0))
+        answer = Sender().send_event(double.url, ROUTING_KEY, PagerDuty().resolve(KEY, 0.0, 0.0))
     assert answer.outcome is SendOutcome.THROTTLED
     assert low <= answer.retry_after <= high
 

@@ -116,9 +116,9 @@ class PagerWorld(PagerDuty):
     def _count(self, action: str, result: str) -> None:
         self._point("before the answer is written")
 
-    def resolve(self, dedup_key: str, at: float) -> str:
+    def resolve(self, dedup_key: str, since: float, at: float) -> str:
         self._point("before the write")
-        return super().resolve(dedup_key, at)
+        return super().resolve(dedup_key, since, at)
 
     # --- PagerDuty ---
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from supervisor.reports.paging.pager import Pager
 from supervisor.reports.paging.pagers import Pagers
 from supervisor.reports.paging.routing import PagingConfig
 from supervisor.reports.paging.webhook import FILE, Webhook
+from supervisor.reports.paging.webhook_formats import shaped
+from tests.lab.prometheus import WebhookReceiver
 from tests.pagerduty_double import ROUTING_KEY, Double, ScriptedReply
 from tests.reports.pager import FAST
 from tests.reports.test_pagerduty import KEY, eventually
@@ -37,14 +40,8 @@ class Hook:
 
     def open(self) -> None:
         hooks = PagerHooks(lambda _: f"{self.address}\n", lambda tunnel: [f"last of {tunnel}"])
-        self.pager = Pager(
-            Webhook(),
-            self.state,
-            PagingConfig("vpn1", webhook=Secret(file="url")),
-            hooks,
-            Secrets(),
-            pauses=FAST,
-        )
+        self.pager_config = PagingConfig("vpn1", webhook=Secret(file="url"))
+        self.pager = Pager(Webhook(), self.state, self.pager_config, hooks, Secrets(), pauses=FAST)
         self.pager.start()
 
     def set(self, **verdicts: Verdict) -> None:
@@ -187,3 +184,139 @@ def test_nobody_is_told_where_nothing_is_configured(tmp_path: Path) -> None:
     pagers.change("reloaded", {})
     assert (pagers.test(), pagers.receivers) == ({}, [])
     pagers.close()
+
+
+# --- other formats
+
+PAGE = "https://vpn1.example.net"
+TRIGGER = {
+    "id": "5f",
+    "version": 1,
+    "action": "trigger",
+    "dedup_key": KEY,
+    "facilitator": "vpn1",
+    "subject": "acme",
+    "tunnels": [],
+    "severity": "critical",
+    "summary": "vpn1: tunnel acme is down: auth: <!channel> & <https://evil.example|click>",
+    "reason": "auth",
+    "since": "2026-01-01T00:00:00Z",
+    "details": {
+        "tunnel": "acme",
+        "destinations": "10.77.0.0/24",
+        "last_error": "auth: <!channel>",
+        "runbook_url": "https://wiki.example.net/reasons#auth",
+        "status_page": f"{PAGE}/#tunnel-acme",
+    },
+    "last_lines": [f"line {number} ``` <!here>" for number in range(30)],
+}
+RESOLVE = {
+    "id": "91",
+    "version": 1,
+    "action": "resolve",
+    "dedup_key": KEY,
+    "since": "2026-01-01T00:00:00Z",
+    "at": "2026-01-01T00:20:00Z",
+}
+CHANGE = {
+    "id": "c0",
+    "version": 1,
+    "action": "change",
+    "dedup_key": None,
+    "facilitator": "vpn1",
+    "summary": "vpn1: the configuration was reloaded",
+    "at": "2026-01-01T01:00:00Z",
+    "details": {"done": "acme: added"},
+}
+
+
+def test_a_chat_message_links_and_mentions_nobody() -> None:
+    message = shaped(TRIGGER, "slack", "vpn1", PAGE)
+    assert message is not None
+    [shown] = message["attachments"]
+    assert (shown["color"], shown["title_link"], shown["ts"]) == (
+        "danger",
+        f"{PAGE}/#tunnel-acme",
+        1767225600,
+    )
+    assert [field["title"] for field in shown["fields"]] == ["Destinations", "Last error"]
+    assert shown["text"].startswith("```line 20 ")
+    assert shown["text"].endswith("```\n<https://wiki.example.net/reasons#auth|Runbook>")
+    rest = json.dumps(message).replace("<https://wiki.example.net/reasons#auth|Runbook>", "")
+    assert "<" not in rest
+    assert rest.count("```") == 2
+
+    resolved = shaped(RESOLVE, "slack", "vpn1", f"{PAGE}/")
+    assert resolved == {
+        "text": "Resolved: acme on vpn1",
+        "attachments": [
+            {
+                "fallback": "Resolved: acme on vpn1",
+                "color": "good",
+                "title": "Resolved: acme on vpn1",
+                "title_link": f"{PAGE}/",
+                "ts": 1767226800,
+            }
+        ],
+    }
+    changed = shaped(CHANGE, "slack", "vpn1", "")
+    assert changed is not None
+    assert changed["text"] == CHANGE["summary"]
+
+
+def test_what_alertmanager_would_send() -> None:
+    receiver = WebhookReceiver()
+    for event in (TRIGGER, RESOLVE):
+        assert receiver.receive(json.dumps(shaped(event, "alertmanager", "vpn1", PAGE)).encode())
+    fired, resolved = receiver.calls
+    assert receiver.problems == []
+    assert (fired["status"], fired["endsAt"]) == ("firing", "0001-01-01T00:00:00Z")
+    assert (resolved["status"], resolved["endsAt"]) == ("resolved", RESOLVE["at"])
+    assert fired["labels"] == resolved["labels"]
+    assert fired["fingerprint"] == resolved["fingerprint"]
+    assert fired["startsAt"] == resolved["startsAt"]
+    assert fired["annotations"]["summary"] == TRIGGER["summary"]
+    assert shaped(CHANGE, "alertmanager", "vpn1", PAGE) is None
+    assert shaped({**RESOLVE, "since": None}, "alertmanager", "vpn1", "") is not None  # of an earlier version
+
+
+@pytest.mark.parametrize("shape", ["slack", "alertmanager"])
+def test_a_webhook_of_another_format(hook: Hook, shape: str) -> None:
+    hook.pager.route(replace(hook.pager_config, webhook_format=shape, status_page=PAGE))
+    hook.set(acme=FIRING)
+    [opened] = hook.posts(1)
+    hook.set(acme=CLEAR)
+    _, closed = hook.posts(2)
+    assert eventually(lambda: hook.pager.status.incidents == ())
+    if shape == "slack":
+        assert opened["attachments"][0]["title_link"] == f"{PAGE}/#tunnel-acme"
+        assert closed["text"] == "Resolved: acme on vpn1"
+    else:
+        assert [opened["status"], closed["status"]] == ["firing", "resolved"]
+        assert opened["groupKey"] == closed["groupKey"] == KEY
+    hook.pager.change("vpn1: the configuration was reloaded", {})
+    if shape == "slack":
+        assert hook.posts(3)[2]["text"] == "vpn1: the configuration was reloaded"
+
+
+def test_a_test_alert_goes_where_those_of_the_tunnel_go(tmp_path: Path) -> None:
+    keys = {"key": "k" * 32, "acme-key": "a" * 32}
+    with Double() as double:
+        paging = PagingConfig(
+            "vpn1", double.url, Secret(file="key"), {"acme": Secret(file="acme-key")}, status_page=PAGE
+        )
+        pagers = Pagers(tmp_path, paging, PagerHooks(lambda secret: keys[secret.file]), Secrets())
+        pagers.start()
+        try:
+            for tunnel, key in (("", "key"), ("acme", "acme-key"), ("other", "key")):
+                sent = len(double.events)
+                [(name, future)] = pagers.test(tunnel).items()
+                assert name == "pagerduty"
+                assert [each.outcome for each in future.result(10)] == [SendOutcome.ACCEPTED] * 2
+                trigger, resolve = double.events[sent:]
+                assert trigger["routing_key"] == resolve["routing_key"] == keys[key]
+                assert trigger["dedup_key"] == resolve["dedup_key"]
+                assert trigger["client_url"] == (f"{PAGE}/#tunnel-{tunnel}" if tunnel else f"{PAGE}/")
+                assert trigger["payload"]["severity"] == "info"
+        finally:
+            pagers.close()

@@ -90,7 +90,7 @@ CERT = "<cert>\n" + PEM.format("CERTIFICATE")
         (CERT, "<cert>\n" + PEM.format("PRIVATE KEY"), "holds a private key where a certificate belongs"),
         (CERT, "<cert>\n" + PEM.format("CERTIFICATE REQUEST"), "a certificate request, which nobody has signed"),
         (CERT, "<cert>\n-----BEGIN CERTIFICATE-----\nAAAA", "the block <cert> is cut off"),
-        ("dev tun\n", "dev tap\n", "asks for a tap device"),
+        ("dev tun\n", "dev tap\n", "asks for a tap interface"),
         ("client\n", "client\nkey-method 1\n", "1 was removed in OpenVPN 2.5"),
         ("client\n", "client\nmanagement-external-key\n", "leaves the private key with another program"),
         ("client\n", "client\npkcs11-id 'x'\n", "has the private key on a smart card"),
@@ -134,7 +134,7 @@ def test_what_is_missing(tmp_path: Path, blocks: tuple[str, ...], said: str) -> 
 def test_any_encoding_and_line_end_is_read(tmp_path: Path, encoding: str) -> None:
     for newline in ("\n", "\r\n"):
         code, lines = checked(tmp_path, shape(GOOD).replace("\n", newline).encode(encoding))
-        assert (code, lines) == (0, ["config.yaml: fine, 1 tunnel"])
+        assert (code, lines) == (0, ["config.yaml: configuration OK (1 tunnel)"])
 
 
 def test_each_other_shape_is_fine_as_it_comes(tmp_path: Path) -> None:

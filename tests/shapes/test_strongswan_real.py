@@ -33,8 +33,8 @@ SAID = {
     "azure-site-to-site.conf": [
         "acme.conf:5: local_addrs 203.0.113.10 works only as long as this host itself has this address; an Elastic "
         "IP is translated on the way: remove local_addrs then",
-        "acme.conf:21: local_ts 10.79.97.0/24 is a network, and we come from one address; write the one as which "
-        "the far side shall see us, such as 10.79.97.1/32",
+        "acme.conf:21: local_ts 10.79.97.0/24 is a network, and this host has one address; write the address by which "
+        "the remote gateway should see it, such as 10.79.97.1/32",
     ],
     "fortigate.conf": ["acme.conf:4: local_port is left out: each tunnel sends from a port of its own"],
     "road-warrior-eap.conf": [],

@@ -40,7 +40,7 @@ def test_a_destination_that_is_dead_for_a_day_costs_no_session_and_calls_once() 
     assert (state.phase, state.health, state.reason) == (Phase.UP, Health.UNHEALTHY, Reason.DESTINATION)
     assert len(simulated.runner.spawned) == 1
     alert = simulated.alerter.alerts["acme"]
-    assert "its destination is dead: destination: the tunnel works (its far end answers)" in alert.summary
+    assert "its destination is dead: destination: the tunnel works (its remote end answers)" in alert.summary
     assert "icmp://10.77.0.1" in alert.summary
     assert alert.details["dead_leg"].startswith("destination:")
     simulated.run(until=90_000.0)
@@ -116,7 +116,7 @@ def test_a_tunnel_that_loses_every_fourth_round_warns_once_and_restarts_nothing(
     assert simulated.alerter.opened == ["degraded:acme"]
     alert = simulated.alerter.alerts["degraded:acme"]
     assert (alert.severity, alert.members) == ("warning", ("acme",))
-    assert "works badly: " in alert.summary
+    assert "is degraded: " in alert.summary
     assert "probe rounds unanswered" in alert.summary
     simulated.run(until=6000.0)
     assert (simulated.alerter.resolved, len(simulated.runner.spawned)) == (["degraded:acme"], 1)

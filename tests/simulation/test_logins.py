@@ -37,7 +37,7 @@ def refusing(reason: Reason) -> Habits:
     return Habits(says=lambda: Failed(reason, "no"))
 
 
-# --- what the far side sees in an hour
+# --- what the remote gateway sees in an hour
 # ----------------------------------------------------------------------------------------------
 
 
@@ -69,7 +69,7 @@ def test_what_somebody_has_to_cure_pages_once_and_is_retried_ever_more_slowly(re
     world = World({"acme": tunnel()}, habits)
     world.run(until=2.0)
     assert world.alerter.opened == ["acme"], "at once"
-    assert "waits for a human" in world.alerter.alerts["acme"].summary
+    assert "needs attention" in world.alerter.alerts["acme"].summary
     world.run(until=3 * HOUR)
     starts = [at for at, _, _ in world.runner.spawned]
     pauses = [round(later - one, -1) for one, later in zip(starts, starts[1:], strict=False)]
@@ -193,7 +193,7 @@ def test_a_changed_secret_wakes_every_tunnel_of_the_account() -> None:
 
 
 def test_the_success_of_one_wakes_the_others() -> None:
-    """The far side's administrator unlocked the account: no file has changed, and somebody started one of
+    """The gateway's administrator unlocked the account: no file has changed, and somebody started one of
     the tunnels.
     """
     habits = refusing(Reason.AUTH)

@@ -1,4 +1,4 @@
-"""Planned reconnects in virtual time: who replaces whom, when, and what is learned about the far side."""
+"""Planned reconnects in virtual time: who replaces whom, when, and what is learned about the gateway."""
 
 from __future__ import annotations
 

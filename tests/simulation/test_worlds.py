@@ -175,7 +175,7 @@ def test_the_spare_takes_over_at_the_verdict_and_gives_back_only_to_a_proven_tun
 def test_a_condition_of_the_kernel_is_an_incident_while_it_lasts() -> None:
     simulated = world(Habits())
     simulated.run(until=10.0)
-    simulated.network.conditions["kernel:fight"] = "another program keeps changing what is ours"
+    simulated.network.conditions["kernel:fight"] = "another program keeps changing facilitator's kernel state"
     simulated.post(Noticed(""))
     simulated.run(until=11.0)
     assert simulated.alerter.open == {"kernel:fight"}

@@ -45,7 +45,7 @@ def broken(daemon: LabDaemon, name: str, pagerduty: LabPagerDuty, reason: str) -
     seen = daemon.wait_for(name, 60, phase="backoff", reason=reason)
     assert seen["next_attempt"] is not None
     eventually(pagerduty.open, 10, "an incident is open")
-    assert "waits for a human" in pagerduty.state()["events"][0]["payload"]["summary"]
+    assert "needs attention" in pagerduty.state()["events"][0]["payload"]["summary"]
     return seen
 
 

@@ -64,7 +64,7 @@ def test_a_reload_does_not_end_a_good_session_for_a_file_that_cannot_be_used(
         reloaded = daemon.cli("reload")
         assert reloaded.returncode == Exit.FAILED
         assert f"acme-dc: {where}" in reloaded.stderr
-        withheld = "acme-dc: config, probe changed, taken over once its files can be used"
+        withheld = "acme-dc: config, probe changed, applied once its files can be used"
         assert withheld in reloaded.stdout.replace("probe, config", "config, probe")
     assert daemon.tunnel("acme-dc")["session"]["id"] == session
     assert daemon.tunnel("acme-dc")["health"] == "healthy"

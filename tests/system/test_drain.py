@@ -111,7 +111,7 @@ def test_a_drain_waits_for_what_is_under_way(
         assert daemon.metric("facilitator_draining") == 1
         assert set(daemon.client_pids()) == clients, "the signal was not passed on"
         assert "draining" in daemon.cli("status").stdout
-        assert "drains, and only what is under way goes on" in daemon.cli("why", str(DATACENTRE_WEB)).stdout
+        assert "is draining, and only active flows continue" in daemon.cli("why", str(DATACENTRE_WEB)).stdout
         daemon.signal(signal.SIGHUP)
         eventually(
             lambda: "reload refused, nothing changed: draining" in daemon.log.read_text(),
@@ -168,7 +168,7 @@ def test_it_ends_now_when_told_so(lab: Lab, daemon: LabDaemon, stuck: bool) -> N
         assert told.stdout.startswith("draining: acme-dc 1 flow left, silent for at most ")
         assert daemon.cli("restart", "acme-dc").returncode == 1, "nothing new begins"
         start = time.monotonic()
-        assert daemon.cli("drain", "--now").stdout == "ending now\n"
+        assert daemon.cli("drain", "--now").stdout == "stopping now\n"
         assert daemon.ended() == 0
         took = time.monotonic() - start
         print(f"out in {took:.2f} s with the command")

@@ -1,4 +1,4 @@
-"""What a far side can say through its client, and what a pattern of ours can meet: the daemon goes on, and
+"""What a gateway can say through its client, and what a pattern of ours can meet: the daemon goes on, and
 nobody's terminal obeys.
 """
 

@@ -75,7 +75,11 @@ def test_it_starts_among_them(lab: Lab, config: Config, make: Callable[[Path], o
 
 
 def _said(log: Path) -> list[str]:
-    return [json.loads(line)["text"] for line in log.read_text().splitlines() if "not a file of ours" in line]
+    return [
+        json.loads(line)["text"]
+        for line in log.read_text().splitlines()
+        if "not a file of facilitator's" in line
+    ]
 
 
 def _obstructed(directory: Path, make: Callable[[Path], object]) -> list[Path]:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.root
 
 
 def test_three_tunnels_to_overlapping_networks_at_once(lab: Lab, config: Config) -> None:
-    """Two servers of the customer stand for two customers; the far side sees which tunnel a request came
+    """Two servers of the customer stand for two customers; the remote end sees which tunnel a request came
     through.
     """
     assert lab.password_server.pid

@@ -33,6 +33,7 @@ READ_ONLY = (
 )
 ORDERS = (
     "alerts/test",
+    "alerts/test?tunnel=acme-dc",
     "reload",
     "tunnels/acme-dc/stop?drain=1&wait=20",
     "tunnels/acme-dc/start?wait=20",
@@ -45,6 +46,7 @@ REFUSED = (
     ("GET", "history?tunnel=nobody", 404),
     ("GET", "tunnels/acme-dc/logs?lines=many", 400),
     ("POST", "tunnels/nobody/start", 404),
+    ("POST", "alerts/test?tunnel=nobody", 404),
     ("POST", "tunnels/acme-dc/answer", 409),
     ("GET", "fleet", 404),
     ("POST", "fleet/orders/stop/acme-dc?wait=0", 404),

@@ -109,7 +109,7 @@ def test_both_sessions_live_until_the_flows_of_the_first_are_over(
 
 
 def taken_over(lab: Lab, config: Config) -> tuple[Flood, Streams]:
-    """The first reconnect, which finds out that the far side gives the second session the first one's
+    """The first reconnect, which finds out that the remote gateway gives the second session the first one's
     address.
     """
     with lab.daemon(planned(config, "acme-dc", SOON)) as daemon:
@@ -126,7 +126,7 @@ def taken_over(lab: Lab, config: Config) -> tuple[Flood, Streams]:
 
 
 def in_place(lab: Lab, config: Config) -> tuple[Flood, Streams]:
-    """A reconnect after the far side is known to do that."""
+    """A reconnect after the remote gateway is known to do that."""
     daemon = lab.daemon(planned(config, "acme-dc", SOON))
     (daemon.directory / "state").mkdir(mode=0o700)
     (daemon.directory / "state" / "second-sessions.json").write_text('{"acme-dc": "replaces"}')

@@ -100,7 +100,7 @@ def test_one_of_fifty_changes_and_the_others_lose_nothing(lab: Lab, config: Conf
         with lab.flood(*(addresses[name] for name in others), rate=RATE) as flood:
             replaced = daemon.replaced(changed)
             config["tunnels"][changed]["mtu"] = 1400
-            assert reload(daemon, config) == [f"{changed}: mtu changed, starts anew"]
+            assert reload(daemon, config) == [f"{changed}: mtu changed, restarts"]
             eventually(replaced, 20, "the changed one has another session")
             daemon.wait_for(changed, phase="up")
         after = pids(daemon)

@@ -80,7 +80,7 @@ def test_a_wrong_password_is_not_repeated_and_a_right_one_taken(
 ) -> None:
     lab.set_secret("acme-eap", "wrong\n")
     with lab.daemon({**config, "tunnels": {"acme-password": config["tunnels"]["acme-password"]}}) as daemon:
-        refused(lab, daemon, "acme-password", server, "the far side refused user name or password")
+        refused(lab, daemon, "acme-password", server, "the remote gateway refused user name or password")
         lab.set_secret("acme-eap", f"{PASSWORD}\n")
         carries(lab, daemon, "acme-password")
     assert daemon.leftovers() == {}

@@ -226,7 +226,7 @@ def _refused(daemon: LabDaemon, said: str) -> None:
     done = daemon.cli("upgrade")
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert said in done.stderr
-    assert "goes on" in done.stderr
+    assert "keeps running" in done.stderr
     assert (daemon.sessions(), daemon.status()["pid"], daemon.status()["upgrades"]) == (before, pid, 0)
     assert said in daemon.log.read_text()
 

@@ -1,4 +1,4 @@
-"""Staff traffic reaches both far sides, and looks there as it should."""
+"""Staff traffic reaches both remote gateways, and looks there as it should."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_a_wrong_password_is_not_repeated_and_a_right_one_taken(
 ) -> None:
     lab.set_secret("acme-xauth", "wrong\n")
     with lab.daemon(config) as daemon:
-        refused(lab, daemon, "acme-cisco", server, "the far side refused user name or password")
+        refused(lab, daemon, "acme-cisco", server, "the remote gateway refused user name or password")
         lab.set_secret("acme-xauth", f"{PASSWORD}\n")
         carries(lab, daemon, "acme-cisco")
     assert daemon.leftovers() == {}

@@ -68,9 +68,7 @@ def test_its_life(lab: Lab, daemon: LabDaemon, server: WireGuardServer) -> None:
         server.kill()
         server.start()
 
-    ended = lab.outage(
-        DATACENTRE_WEB, restart
-    )  # the far side does not say that it was away: only probes tell
+    ended = lab.outage(DATACENTRE_WEB, restart)  # the peer does not say that it was away: only probes tell
     print("server restarted:", ended)
     daemon.wait_for("acme-wg", phase="up", health="healthy")
     _dark(lab, daemon)

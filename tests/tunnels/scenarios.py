@@ -286,7 +286,7 @@ def _blackhole(lab: SshLab, run: ClientRun) -> None:
 
 
 def _end_session(lab: SshLab, run: ClientRun) -> None:
-    """The far side's sshd process of this connection goes away."""
+    """The remote gateway's sshd process of this connection goes away."""
     pids = lab.bastion.run("ss", "-Htnp", "state", "established", "sport", "= :22").stdout
     os.kill(max(int(part.partition(",")[0]) for part in pids.split("pid=")[1:]), 9)
 

@@ -144,7 +144,7 @@ class SshLab:
     def _start_web(self, address: str) -> subprocess.Popen[bytes]:
         site = self.directory / "site"
         site.mkdir(exist_ok=True)
-        (site / "hello").write_text("hello from the far side\n")
+        (site / "hello").write_text("hello from the remote host\n")
         process = subprocess.Popen(
             self.bastion.argv(sys.executable, "-c", _WEB, address, str(site)),
             stdout=subprocess.DEVNULL,

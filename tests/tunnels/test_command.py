@@ -124,10 +124,10 @@ def test_a_program_that_tells_by_itself() -> None:
         ({"up": {"notify": False}}, "up is one of {line: REGEX}"),
         ({"argv": []}, "at least 1 item"),
         ({"argv": [""]}, "the program's name is missing"),
-        ({"argv": ["vpn"]}, "which device is the tunnel's?"),
+        ({"argv": ["vpn"]}, "which interface is the tunnel's?"),
         (
             {"argv": ["vpn"], "up": {"device": "a"}, "device": "b"},
-            "device is b and up.device is a; they are the same thing",
+            "device: b and up.device: a must be the same",
         ),
         ({"argv": ["vpn", "{device}", "{username}"]}, "{username} is login.username, which is missing"),
         (

@@ -139,7 +139,7 @@ def test_the_first_answer_through_the_device(session: NamespaceSession) -> None:
 
 
 class Tun:
-    """The far side of the device: answers every SYN with a RST, as a host does on which nobody listens."""
+    """Answers behind the interface: answers every SYN with a RST, as a host does on which nobody listens."""
 
     def __init__(self, device: str) -> None:
         self._tun = os.open("/dev/net/tun", os.O_RDWR)

@@ -113,7 +113,7 @@ def test_a_child_that_the_gateway_replaces_is_not_the_end(lab: IpsecLab) -> None
 
 
 def test_a_selector_of_one_address_is_our_address(lab: IpsecLab) -> None:
-    """As where two sites are joined: the far side gives no address."""
+    """As where two sites are joined: the remote gateway gives no address."""
     config = lab.gateway.swanctl_config("psk").replace("facilitator@", "site@").replace("vips = 0.0.0.0", "")
     config = config.replace("remote_ts", f"local_ts = {SITE}/32\n remote_ts")
     run = start(lab, "strongswan", config=config)
@@ -154,7 +154,7 @@ def test_an_address_of_ours_that_this_host_does_not_have(lab: IpsecLab) -> None:
     assert why == Failed(
         Reason.CLIENT_CONFIG,
         f"{path}:3: local_addrs 203.0.113.50 is no address of this host (an Elastic IP is not one: it is "
-        "translated on the way); remove local_addrs, and set id = 203.0.113.50 in local { } if the far side "
+        "translated on the way); remove local_addrs, and set id = 203.0.113.50 in local { } if the remote gateway "
         "knows us by it",
     )
     run = start(lab, "strongswan", config=config.replace("203.0.113.50", CLIENT))

@@ -253,7 +253,7 @@ def test_no_word_of_a_client_upsets_it(words: list[tuple[LineSource, str]]) -> N
 def test_what_a_program_says_in_json_is_clean_after_decoding(
     message: dict[str, object], understood: object
 ) -> None:
-    """As plain letters the line looks harmless. What is kept goes back to the far side, and is never
+    """As plain letters the line looks harmless. What is kept goes back to the remote gateway, and is never
     shown.
     """
     line = json.dumps(message)

@@ -323,7 +323,10 @@ def test_no_secret_in_what_openconnect_and_we_print(path: Path) -> None:
         ("Failed to bind local tun device (TUNSETIFF): Device or resource busy", Reason.LOCAL),
         ("Failed to bind local tun device (TUNSETIFF): Operation not permitted", Reason.MISSING_RIGHT),
         ("Failed to open tun device: No such file or directory", Reason.MISSING_RIGHT),
-        ("facilitator: the device cannot be set up: [Errno 1] Operation not permitted", Reason.MISSING_RIGHT),
+        (
+            "facilitator: the interface cannot be set up: [Errno 1] Operation not permitted",
+            Reason.MISSING_RIGHT,
+        ),
         ("VPN service unavailable; reason: no license", Reason.FAR_END_FULL),
         ("Unexpected 503 result from server", Reason.FAR_END_FULL),
         ("Unexpected 512 result from server", Reason.AUTH),

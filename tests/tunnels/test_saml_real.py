@@ -79,7 +79,7 @@ def test_an_old_answer_is_not_taken(lab: OpenConnectLab, double: Server) -> None
     finally:
         second.stop()
     assert failed.reason is Reason.AUTH
-    assert failed.text.startswith("the token of the browser is not for this login; log in anew (")
+    assert failed.text.startswith("the browser's token is not for this login; log in again (")
 
 
 def pin(lab: OpenConnectLab) -> str:

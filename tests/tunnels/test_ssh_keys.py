@@ -24,7 +24,7 @@ PASSPHRASE = (
     "the private key has a passphrase, and nobody is there to type it; make a copy without one: "
     "ssh-keygen -p -N '' -f COPY"
 )
-DAMAGED = "the private key is damaged: characters are missing or changed; copy the file anew, as a whole"
+DAMAGED = "the private key is damaged: characters are missing or changed; copy the file again, as a whole"
 
 
 def keygen(*words: str | Path) -> None:
@@ -253,7 +253,7 @@ def test_certificates(tmp_path: Path) -> None:
             certificate,
             "ops",
         ),
-        "c.pub:1: the certificate is for ops, dev; the far side may refuse it for root": (
+        "c.pub:1: the certificate is for ops, dev; the remote host may refuse it for root": (
             identity,
             certificate,
             "root",

@@ -93,7 +93,7 @@ def test_scenario(lab: SshLab, scenario: SshScenario) -> None:
 def test_it_carries_what_is_redirected_to_it(lab: SshLab, standing: ClientRun) -> None:
     assert standing.observations[-1].peer == BASTION  # type: ignore[union-attr]
     lab.redirect(standing.port)
-    assert lab.fetch(SITE) == lab.fetch(SITE6) == "hello from the far side\n"
+    assert lab.fetch(SITE) == lab.fetch(SITE6) == "hello from the remote host\n"
 
 
 def test_much_data_arrives_unchanged(lab: SshLab, standing: ClientRun) -> None:
@@ -112,7 +112,7 @@ def test_a_mapped_network_is_reached_under_both_addresses(lab: SshLab) -> None:
     try:
         run.connected()
         lab.redirect(run.port)
-        assert lab.fetch("100.90.0.10") == lab.fetch(SITE) == "hello from the far side\n"
+        assert lab.fetch("100.90.0.10") == lab.fetch(SITE) == "hello from the remote host\n"
     finally:
         run.stop()
 
@@ -123,7 +123,7 @@ def test_a_connection_that_nobody_redirected_does_not_end_it(lab: SshLab, standi
     for address in ("10.91.0.2", "[fd00:91::2]"):
         lab.hub.run("curl", "-sS", "-m", "2", f"http://{address}:{standing.port}/", check=False)
     lab.redirect(standing.port)
-    assert lab.fetch() == "hello from the far side\n"
+    assert lab.fetch() == "hello from the remote host\n"
 
 
 @pytest.mark.parametrize("who", ["itself", "its ssh"])
@@ -289,7 +289,7 @@ def test_nothing_is_opened_after_the_rights_are_gone(lab: SshLab, tmp_path: Path
     try:
         run.connected()
         lab.redirect(run.port)
-        assert lab.fetch() == "hello from the far side\n"
+        assert lab.fetch() == "hello from the remote host\n"
     finally:
         run.stop()
     run.to_end()

@@ -102,7 +102,7 @@ def test_the_end_of_one_worker_costs_its_own_connections_only(
         said(two, "facilitator: ended with code")
         assert all(map(echoes, connections.of[stays]))
         assert not any(map(echoes, connections.of[gone]))
-        assert [lab.fetch() for _ in range(8)] == ["hello from the far side\n"] * 8
+        assert [lab.fetch() for _ in range(8)] == ["hello from the remote host\n"] * 8
         wait_for(lambda: doors(lab, two) == 2)
         assert all(map(echoes, connections.of[stays]))
     Connections(lab, children(two.process.pid)).close()  # the new one carries too
@@ -123,7 +123,7 @@ def test_a_refused_worker_does_not_knock_again_and_again(lab: SshLab, two: Clien
     try:
         os.kill(children(two.process.pid)[0], 9)
         said(two, "the next start is in 3600.0 s")
-        assert lab.fetch() == "hello from the far side\n"
+        assert lab.fetch() == "hello from the remote host\n"
     finally:
         (lab.directory / "away").rename(authorized)
 

@@ -149,14 +149,14 @@ def section(text: str, *names: str) -> Any:
         ("local_addrs = %any", None),
         (
             "dpd_delay = 3s",
-            "1: no address of ours inside the tunnel: add vips = 0.0.0.0 (the far side assigns one), or local_ts = "
+            "1: no inner address for this host: add vips = 0.0.0.0 (the remote gateway assigns one), or local_ts = "
             "ADDRESS/32",
         ),
         ("children { c { local_ts = 10.9.0.1/32\n remote_ts = 0.0.0.0/0 } }", None),
         (
             "children { c { local_ts = 10.9.0.0/24\n remote_ts = 0.0.0.0/0 } }",
-            "2: local_ts 10.9.0.0/24 is a network, and we come from one address; write the one as which the far side "
-            "shall see us, such as 10.9.0.1/32",
+            "2: local_ts 10.9.0.0/24 is a network, and this host has one address; write the address by which the "
+            "remote gateway should see it, such as 10.9.0.1/32",
         ),
         (
             "children { c { remote_ts = 10.77.0.0/25 } }",
@@ -170,7 +170,7 @@ def section(text: str, *names: str) -> Any:
 )
 def test_what_check_says(lines: str, said: str | None) -> None:
     rest = "" if "children" in lines else "children { c { remote_ts = 10.77.0.0/24 } }"
-    vips = "" if "local_ts" in lines or "no address" in (said or "") else "vips = 0.0.0.0"
+    vips = "" if "local_ts" in lines or "no inner address" in (said or "") else "vips = 0.0.0.0"
     text = f"connections {{ a {{ remote_addrs = 192.0.2.1\n{lines}\n{rest}\n{vips}\n }} }}"
     found = findings(STRONGSWAN, swan(), {"config": text.encode()}, complete=True)
     assert [str(each).partition(":")[2] for each in found] == ([] if said is None else [said])
@@ -314,8 +314,8 @@ def test_what_charon_said_is_understood(scenario: Any) -> None:
         ),
         ("06[IKE] received DELETE for IKE_SA acme[1]", Reason.PEER_CLOSED),
         ("00[LIB] failed to create TUN device", Reason.MISSING_RIGHT),
-        ("facilitator: the session is over", Reason.PEER_TIMEOUT),
-        ("facilitator: charon has made no device", Reason.LOCAL),
+        ("facilitator: the session has ended", Reason.PEER_TIMEOUT),
+        ("facilitator: charon has created no interface", Reason.LOCAL),
     ],
 )
 def test_words_and_reasons(line: str, reason: Reason) -> None:

@@ -1,4 +1,4 @@
-"""WireGuard without a network: the customer's file, the launch, what devices answer, and when a far side
+"""WireGuard without a network: the customer's file, the launch, what devices answer, and when a peer
 counts as silent.
 """
 
@@ -289,7 +289,7 @@ def test_destinations_within_allowed_ips(allowed: str, destination: str) -> None
             "fd00:77::/64",
             "fd00:77::/64 is not within AllowedIPs: WireGuard would throw its packets away",
         ),
-        ("::/0", "fd00:77::/64", "fd00:77::/64 cannot be reached: the file gives us no Address of IPv6"),
+        ("::/0", "fd00:77::/64", "fd00:77::/64 cannot be reached: the file has no Address of IPv6"),
     ],
 )
 def test_destinations_that_could_not_be_reached(allowed: str, destination: str, wanted: str) -> None:
@@ -429,7 +429,7 @@ def test_why_there_is_no_handshake(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Routine" not in capsys.readouterr().out
 
 
-# --- when the far side is silent ---
+# --- when the peer is silent ---
 
 PEER_KEY = bytes(32)
 
@@ -530,7 +530,7 @@ async def test_silence_is_a_failure() -> None:
     tunnel = sending(probed=False)
     for second in range(0, int(EXPIRED_SECONDS + UNANSWERED_SECONDS) + 5, 5):
         await tunnel.look_after(second)
-    with pytest.raises(WireGuardFailure, match="has not shaken hands for 200 s") as caught:
+    with pytest.raises(WireGuardFailure, match="has completed no handshake for 200 s") as caught:
         await tunnel.look_after(EXPIRED_SECONDS + UNANSWERED_SECONDS + 10)
     assert caught.value.reason == "peer-timeout"
 

@@ -185,7 +185,7 @@ def test_a_device_name_that_is_taken(site: WireGuardSite) -> None:
     first.stop()
     assert (why.reason, why.text) == (
         Reason.LOCAL,
-        "this host has a device of the same name; set device: to another name",
+        "this host has an interface of the same name; set device: to another name",
     )
     record("device-taken", second, site.device)
 
@@ -213,6 +213,6 @@ def test_a_socket_of_the_same_name_in_use(site: WireGuardSite) -> None:
             path.unlink()
     assert (why.reason, why.text) == (
         Reason.LOCAL,
-        "another WireGuard on this host has a device of the same name; set device: to another name",
+        "another WireGuard on this host has an interface of the same name; set device: to another name",
     )
     record("socket-taken", run, site.device)

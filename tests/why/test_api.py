@@ -102,9 +102,9 @@ async def test_the_exit_code_is_the_outcome(served, address: str, code: int) -> 
 async def test_a_tunnel_that_is_down_is_told_by_the_exit_code(served) -> None:
     served[0].down["acme"] = "backoff"
     result = await command(served[1], "10.77.0.10")
-    assert (result.exit_code, result.stdout.splitlines()[0][:60]) == (
+    assert (result.exit_code, result.stdout.splitlines()[0][:61]) == (
         3,
-        "10.77.0.10 would be refused: acme (openvpn) is down since 19",
+        "10.77.0.10 would be rejected: acme (openvpn) is down since 19",
     )
 
 

@@ -76,7 +76,7 @@ def test_a_healthy_device(lab: Lab, daemon: LabDaemon) -> None:
     found = steps(answer)
     session = daemon.tunnel("acme-dc")["session"]
     assert found["session"].startswith(
-        f"session {session['id']}, process {session['pid']}, address 10.78.0.2, far side 203.0.113.2"
+        f"session {session['id']}, process {session['pid']}, address 10.78.0.2, gateway 203.0.113.2"
     )
     assert found["nat"] == "source NAT: the remote gateway sees 10.78.0.2"
     assert found["route"] == "the kernel sends it dev t-acme-dc (table 173001)"
@@ -125,7 +125,7 @@ def test_two_sites_with_the_same_addresses(lab: Lab, daemon: LabDaemon) -> None:
     assert (direct[0], direct[1]["tunnel"], direct[1]["real_address"]) == (0, "acme-dc", "10.77.0.10")
     assert (
         steps(direct[1])["mapping"]
-        == "other far sides use 10.77.0.10 too; staff reach those as 100.64.2.10 (other-dc)"
+        == "other sites use 10.77.0.10 too; staff reach those as 100.64.2.10 (other-dc)"
     )
     assert (presented[0], presented[1]["tunnel"], presented[1]["real_address"]) == (
         0,
@@ -139,8 +139,12 @@ def test_two_sites_with_the_same_addresses(lab: Lab, daemon: LabDaemon) -> None:
     ("source", "port", "verdict"),
     [
         (LAPTOP, 80, "is carried by other-dc (openvpn), healthy, for "),
-        (LAPTOP, 22, "would be refused: other-dc does not let 10.8.0.2 to port 22, only engineers to tcp/80"),
-        ("10.8.9.1", 80, "would be refused: other-dc does not let 10.8.9.1 in, only engineers to tcp/80"),
+        (
+            LAPTOP,
+            22,
+            "would be rejected: other-dc does not let 10.8.0.2 to port 22, only engineers to tcp/80",
+        ),
+        ("10.8.9.1", 80, "would be rejected: other-dc does not let 10.8.9.1 in, only engineers to tcp/80"),
     ],
 )
 def test_who_may_enter(lab: Lab, daemon: LabDaemon, source: object, port: int, verdict: str) -> None:
@@ -188,7 +192,7 @@ def test_a_third_party_rule_that_comes_before_ours_is_found_out(daemon: LabDaemo
     daemon.namespace.run("ip", "rule", "del", *rule)
     assert (code, answer["outcome"], problems(answer)) == (1, "blocked", ["policy rule", "route"])
     assert (
-        "would not arrive: policy rule: the third-party rule `100: from 10.8.0.0/16 iif vpc prohibit` stands"
+        "would not arrive: policy rule: the third-party rule `100: from 10.8.0.0/16 iif vpc prohibit` has precedence"
         in answer["verdict"]
     )
     assert steps(answer)["route"] == "the kernel sends it nowhere: prohibited"
@@ -201,7 +205,7 @@ def test_a_tunnel_that_is_down_says_why_and_remembers_its_deaths(lab: Lab, daemo
     )
     try:
         assert answer["verdict"].startswith(
-            ("10.77.0.10 would have to wait: ", "10.77.0.10 would be refused: ")
+            ("10.77.0.10 would be held until the tunnel is back: ", "10.77.0.10 would be rejected: ")
         )
         assert "acme-dc (openvpn) is down since " in answer["verdict"]
         assert " because " in answer["verdict"]
@@ -220,6 +224,6 @@ def test_a_tunnel_that_an_operator_stopped(daemon: LabDaemon) -> None:
     code, answer = why(daemon, CLOUD_WEB)
     assert code == 3
     assert answer["verdict"].startswith(
-        "10.90.0.10 would be refused: own-cloud (sshuttle) is stopped by an operator since "
+        "10.90.0.10 would be rejected: own-cloud (sshuttle) is stopped by an operator since "
     )
     assert problems(answer) == ["tunnel"]

@@ -47,14 +47,14 @@ def problems(answer: Explanation) -> list[str]:
         (
             facts("10.77.0.10", acme="backoff"),
             "down",
-            "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:31:15Z (2 min 5 s) "
+            "10.77.0.10 would be rejected: acme (openvpn) is down since 1970-01-01T05:31:15Z (2 min 5 s) "
             "at the endpoint "
             "because network: connection to 203.0.113.2 timed out; the next attempt follows in 7 s",
         ),
         (
             facts("10.77.0.10", acme="dropped"),
             "down",
-            "10.77.0.10 would have to wait: acme (openvpn) is down since 1970-01-01T05:33:16Z (4 s) at "
+            "10.77.0.10 would be held until the tunnel is back: acme (openvpn) is down since 1970-01-01T05:33:16Z (4 s) at "
             "the endpoint "
             "because network: connection to 203.0.113.2 timed out; the next attempt follows in 1 s",
         ),
@@ -63,51 +63,51 @@ def problems(answer: Explanation) -> list[str]:
             "carried",
             "10.77.0.10 is carried by acme (openvpn), connected, and its destination is dead since "
             "1970-01-01T05:32:20Z (1 min 0 s) "
-            "because destination: the tunnel works, but nothing answers; its session goes on",
+            "because destination: the tunnel works, but nothing answers; its session is kept",
         ),
         (
             facts("10.77.0.10", acme="starting"),
             "down",
-            "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:31:15Z (2 min 5 s) "
+            "10.77.0.10 would be rejected: acme (openvpn) is down since 1970-01-01T05:31:15Z (2 min 5 s) "
             "at the endpoint "
             "because network: connection to 203.0.113.2 timed out; it is connecting now",
         ),
         (
             facts("10.77.0.10", acme="failed"),
             "down",
-            "10.77.0.10 would be refused: acme (openvpn) is down since 1970-01-01T05:33:11Z (9 s) at the "
+            "10.77.0.10 would be rejected: acme (openvpn) is down since 1970-01-01T05:33:11Z (9 s) at the "
             "tunnel "
-            "because auth: AUTH_FAILED; it waits for a person",
+            "because auth: AUTH_FAILED; it needs attention",
         ),
         (
             facts("10.77.0.10", acme="stopped"),
             "down",
-            "10.77.0.10 would be refused: acme (openvpn) is stopped by an operator since "
+            "10.77.0.10 would be rejected: acme (openvpn) is stopped by an operator since "
             "1970-01-01T05:32:20Z (1 min 0 s)",
         ),
         (
             facts("100.64.3.4"),
             "carried",
-            "100.64.3.4, which is 10.0.3.4 at the far side, is carried by acme (openvpn), healthy, for 3 "
+            "100.64.3.4, which is 10.0.3.4 at the remote site, is carried by acme (openvpn), healthy, for 3 "
             "h 12 min",
         ),
         (
             facts("100.65.3.4"),
             "carried",
-            "100.65.3.4, which is 10.0.3.4 at the far side, is carried by beta (openvpn), healthy, for 3 "
+            "100.65.3.4, which is 10.0.3.4 at the remote site, is carried by beta (openvpn), healthy, for 3 "
             "h 12 min",
         ),
         (
             facts("10.0.3.4"),
             "nothing",
-            "10.0.3.4 is an address of the far side; "
+            "10.0.3.4 is an address at the remote site; "
             "staff reach it as 100.64.3.4 through acme, 100.65.3.4 through beta: ask for one of these",
         ),
         (facts("10.90.0.10"), "carried", "10.90.0.10 is carried by cloud (openvpn), healthy, for 3 h 12 min"),
         (
             facts("10.77.0.10", source="10.9.0.1"),
             "refused",
-            "10.77.0.10 would be refused: 10.9.0.1 is not in staff.networks (10.8.0.0/16)",
+            "10.77.0.10 would be rejected: 10.9.0.1 is not in staff.networks (10.8.0.0/16)",
         ),
         (
             facts("8.8.8.8"),
@@ -118,7 +118,7 @@ def problems(answer: Explanation) -> list[str]:
         (
             facts("10.77.0.10", acme="draining"),
             "refused",
-            "10.77.0.10 would be refused: acme (openvpn) drains, and only what is under way goes on",
+            "10.77.0.10 would be rejected: acme (openvpn) is draining, and only active flows continue",
         ),
         (
             facts("10.50.0.1", main="draining"),
@@ -146,13 +146,13 @@ def test_every_step_of_a_packet_that_arrives() -> None:
         (
             "mapping",
             "ok",
-            "staff use 100.64.3.4, at the far side it is 10.0.3.4 (100.64.0.0/16 stands for 10.0.0.0/16)",
+            "staff use 100.64.3.4, at the remote site it is 10.0.3.4 (100.64.0.0/16 stands for 10.0.0.0/16)",
         ),
         ("tunnel", "ok", "acme (openvpn) carries it: healthy since 1970-01-01T02:21:20Z (3 h 12 min)"),
         (
             "session",
             "ok",
-            "session 5f0c, process 4242, address 10.78.0.2, far side 203.0.113.2, "
+            "session 5f0c, process 4242, address 10.78.0.2, gateway 203.0.113.2, "
             "connected since 1970-01-01T02:21:19Z (3 h 12 min)",
         ),
         ("probe", "ok", "the last one was answered in 12.3 ms, healthy for 3 h 12 min in this session"),
@@ -166,7 +166,11 @@ def test_every_step_of_a_packet_that_arrives() -> None:
         ("route", "ok", f"the kernel sends it dev t-acme (table {FIRST_LANE})"),
         ("way back", "ok", "answers go via 10.60.0.1 dev vpc"),
         ("bytes", "ok", "t-acme: 4.2 MB received, 999 B sent"),
-        ("refused", "ok", "packets of all tunnels, since our table was made: forward 3, input 0"),
+        (
+            "refused",
+            "ok",
+            "packets of all tunnels, since facilitator's table was created: forward 3, input 0",
+        ),
         ("failure", "ok", "1970-01-01T05:32:20Z (1 min 0 s ago): network: again"),
         (
             "failure",
@@ -181,8 +185,13 @@ def test_every_step_of_a_packet_that_arrives() -> None:
 @pytest.mark.parametrize(
     ("answering", "members", "status", "words"),
     [
-        ({"vpn2"}, ("vpn2",), "ok", "do not know go to member vpn2 (172.31.2.2, dev m-vpn2, lane "),
-        (set(), ("vpn2",), "warning", "are reset: member vpn2 (172.31.2.2) does not answer through lane "),
+        ({"vpn2"}, ("vpn2",), "ok", "do not know go to member vpn2 (172.31.2.2, dev m-vpn2, table "),
+        (
+            set(),
+            ("vpn2",),
+            "warning",
+            "are reset: member vpn2 (172.31.2.2) does not answer over the handover path (table ",
+        ),
         ({"vpn2", "vpn3"}, ("vpn2", "vpn3"), "ok", "are reset: it is not known which member carried "),
     ],
 )
@@ -213,7 +222,7 @@ def test_failover_names_all_candidates_in_order() -> None:
     assert answer.tunnel == "spare"
     assert step(answer, "tunnel") == (
         "main (openvpn, priority 100) stands by: healthy since 1970-01-01T05:33:00Z (20 s); it takes over "
-        "in 40 s if it stays so | "
+        "in 40 s if it stays up | "
         "spare (openvpn, priority 200) carries it: healthy since 1970-01-01T02:21:20Z (3 h 12 min)"
     )
 
@@ -276,7 +285,7 @@ _OPENING = frozenset(r for r in _LAYOUT.routes if not (r.table == FIRST_LANE and
             "table",
             f"missing in the kernel: route 0.0.0.0/0 dev t-acme table {FIRST_LANE} metric 100",
         ),
-        (without(_LAYOUT, routes=_SHUT), "closed", "without it a packet could leave in clear"),
+        (without(_LAYOUT, routes=_SHUT), "closed", "without it a packet could leave unencrypted"),
         (
             without(_LAYOUT, table=False, elements=frozenset()),
             "nftables",

@@ -32,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--mtu", type=int, help="of the interface, in bytes")
     options.add_argument(
-        "--append-code", action="store_true", help="the one-time code follows the password in the same field"
+        "--append-code",
+        action="store_true",
+        help="the one-time password follows the password in the same field",
     )
     return options
 

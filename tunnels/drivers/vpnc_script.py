@@ -80,7 +80,7 @@ class Script:
                 read_call(dict(name_value.split("=", 1) for name_value in variables if "=" in name_value))
             )
         except (OSError, ValueError) as error:
-            print(f"facilitator: the device cannot be set up: {error}", flush=True)
+            print(f"facilitator: the interface cannot be set up: {error}", flush=True)
             return False
         return True
 

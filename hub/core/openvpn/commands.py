@@ -74,7 +74,7 @@ def move(cid: int) -> str:
 
 
 def cut(real: str) -> str | None:
-    """End the session of the client at this address and port now, without a word to it. None: OpenVPN 2.6
+    """End the session of the client at this address and port now, without telling it. None: OpenVPN 2.6
     takes IPv4 only.
     """
     address, _, port = real.rpartition(":")

@@ -119,14 +119,17 @@ def _needed(options: Options) -> Iterator[ServerFinding]:
 def _forbidden(options: Options) -> Iterator[ServerFinding]:
     for option, why in (
         ("management-client", "the server would end whenever the sidecar does"),
-        ("username-as-common-name", "a person would be who the client says, not whom the certificate names"),
-        ("client-cert-not-required", "a person is whom the certificate names"),
+        (
+            "username-as-common-name",
+            "a person would be who the client claims to be, not the one named in the certificate",
+        ),
+        ("client-cert-not-required", "a person is the one named in the certificate"),
         ("ifconfig-pool", "the session service gives the addresses; two people could get the same one"),
     ):
         if option in options:
             yield _problem(f"{option} must not be there: {why}", f"remove {option}")
     if options.get("verify-client-cert", ((),))[-1][:1] in (("none",), ("optional",)):
-        yield _problem("verify-client-cert must be `require`: a person is whom the certificate names")
+        yield _problem("verify-client-cert must be `require`: a person is the one named in the certificate")
     for option in ("auth-user-pass-verify", "client-config-dir", "client-connect", "plugin"):
         if option in options:
             yield _warning(

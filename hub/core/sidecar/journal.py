@@ -1,7 +1,7 @@
 """The journal that a sidecar leaves for its successor: lines of JSON, folded into what is known. Pure.
 
 Each line is a whole fact; the last one about a thing counts. A line that a crash has cut off is left out, and
-so is everything of an earlier run of the server: client ids begin anew with each.
+so is everything of an earlier run of the server: client ids start over with each.
 """
 
 from __future__ import annotations

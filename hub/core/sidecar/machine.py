@@ -349,7 +349,7 @@ class SidecarMachine:
         if self.drain is None or self._stopping:
             return
         self._stopping = True
-        yield Note("the drain's time is over", {"clients": len(self.clients)})
+        yield Note("the drain's timeout has expired", {"clients": len(self.clients)})
         for cid in self.clients:
             yield Send(commands.move(cid))
         yield StopLater(MOVE_SECONDS)

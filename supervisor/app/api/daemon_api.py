@@ -234,9 +234,10 @@ class RunningDaemonAPI:
         """From the outboxes."""
         return {"facilitator": self.identity.facilitator, "receivers": self.pagers.receivers}
 
-    async def test_alerts(self) -> AlertTestDocument:
+    async def test_alerts(self, tunnel: str) -> AlertTestDocument:
         """The receivers one after the other."""
-        return {"receivers": [await _test_result(name, it) for name, it in self.pagers.test().items()]}
+        tried = self.pagers.test(tunnel)
+        return {"receivers": [await _test_result(name, it) for name, it in tried.items()]}
 
     def audit(self, tunnel: str | None, source: str | None, limit: int) -> AuditDocument:
         """From the audit's counters."""
@@ -359,7 +360,7 @@ class RunningDaemonAPI:
             (self.stopped_tunnels.hold if verb == "stop" else self.stopped_tunnels.release)(tunnel)
         except OSError as error:
             structlog.get_logger().error(
-                "the wish will not survive a restart of the daemon",
+                "the order will not survive a restart of the daemon",
                 tunnel=tunnel,
                 wish=verb,
                 error=str(error),
@@ -372,7 +373,7 @@ async def _test_result(name: str, future: Future[tuple[SendResult, SendResult]])
     except (OSError, LookupError, ValueError) as error:  # a TimeoutError is an OSError
         text = (
             str(error)
-            or f"no answer within {_ALERT_TEST_SECONDS:.0f} s; an earlier message is still under way"
+            or f"no answer within {_ALERT_TEST_SECONDS:.0f} s; an earlier message is still being sent"
         )
         return {"name": name, "taken": False, "trigger": text, "resolve": None}
     texts = [answer.outcome.value + (f": {answer.text}" if answer.text else "") for answer in answers]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from supervisor.core.alerting.verdict import Alert, Verdict
@@ -109,6 +109,11 @@ class StatusPageModel:
             if alert.verdict is Verdict.FIRING or (alert.verdict is Verdict.HOLD and name in before)
         }
         self._notify()
+
+    @property
+    def open_incidents(self) -> Collection[str]:
+        """Their names; in any thread."""
+        return self._open.keys()
 
     async def changed(self) -> None:
         """Return as soon as the document may differ."""
@@ -251,7 +256,7 @@ def _opened(alert: Alert, before: Alert | None) -> Alert:
 
 def _rates(before: _Traffic, latest: _Traffic, tunnel: str) -> tuple[float, float] | None:
     """Bytes received and sent per second between two samples of a session; None: not known, or the counters
-    were reset because the interface was made anew.
+    were reset because the interface was recreated.
     """
     if tunnel not in before.counts or tunnel not in latest.counts:
         return None

@@ -15,7 +15,7 @@ from supervisor.http_connections import HttpConnections
 
 
 def client_tls(tls: ClientTls) -> ssl.SSLContext:
-    """How a server is asked. OSError or ValueError: a file cannot be used; read anew each time, so that
+    """How a server is asked. OSError or ValueError: a file cannot be used; reread each time, so that
     renewed files count.
     """
     context = ssl.create_default_context(cafile=None if tls.ca is None else str(tls.ca))

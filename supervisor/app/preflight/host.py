@@ -1,4 +1,4 @@
-"""Facts about the host: rights, /dev/net/tun, kernel, clock, and a daemon that runs."""
+"""Facts about the host: privileges, /dev/net/tun, kernel, clock, and a daemon that runs."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _orphans(runtime_dir: Path) -> Iterator[tuple[str, int, str]]:
 
 
 def process(pid: int | None) -> ProcessFacts:
-    """The rights of the daemon, or of this process if none can be read."""
+    """The privileges of the daemon, or of this process if none can be read."""
     try:
         status = _status(pid or os.getpid())
     except OSError:
@@ -128,7 +128,7 @@ def process(pid: int | None) -> ProcessFacts:
 
 
 def of_unit(account: ServiceAccount) -> ProcessFacts:
-    """The rights that the daemon will have when systemd starts it."""
+    """The privileges that the daemon will have when systemd starts it."""
     return ProcessFacts(
         "the service as its unit starts it",
         account.uid,

@@ -34,7 +34,7 @@ def gateways(tunnels: Mapping[str, Tunnel], files: Files) -> tuple[Named, ...]:
     """
     return tuple(
         dict.fromkeys(
-            (f"{name}: far side", host) for name, tunnel in tunnels.items() for host in _hosts(tunnel, files)
+            (f"{name}: gateway", host) for name, tunnel in tunnels.items() for host in _hosts(tunnel, files)
         )
     )
 

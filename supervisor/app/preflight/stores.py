@@ -27,7 +27,7 @@ def secrets(
     credentials: Container[str] = (),
     account: ServiceAccount | None = None,
 ) -> tuple[SecretFile, ...]:
-    """Each input. `privileged`: this process has the daemon's rights, so what it cannot read the daemon
+    """Each input. `privileged`: this process has the daemon's privileges, so what it cannot read the daemon
     cannot either.
 
     `credentials`: names of systemd credentials, which only the daemon can read. `account`: the service's,

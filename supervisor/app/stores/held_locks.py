@@ -37,14 +37,14 @@ class HeldLockFile:
             return None
 
     def keep(self, held: HeldLocks | None) -> None:
-        """Write it anew, or remove it."""
+        """Rewrite it, or remove it."""
         try:
             if held is None:
                 self._file.path.unlink(missing_ok=True)
             else:
                 self._file.save(held)
         except OSError as error:
-            self._log("held locks cannot be written down: the next daemon has to log in anew", error)
+            self._log("held locks cannot be recorded: the next daemon has to log in again", error)
             with contextlib.suppress(OSError):  # what stands there is not true any more
                 self._file.path.unlink(missing_ok=True)
 

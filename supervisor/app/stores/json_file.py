@@ -30,5 +30,5 @@ class JsonFile(Generic[T]):
         return self._document.read(content) if format > 0 else self._format_0(raw)
 
     def save(self, value: T, *, sync: bool = False) -> None:
-        """Write the file anew; `sync`: wait until the disk has it. OSError."""
+        """Rewrite the file; `sync`: wait until the disk has it. OSError."""
         disk.replace(self.path, self._document.written(value), sync=sync)

@@ -32,7 +32,7 @@ DOCUMENT = document(_Seconds, 1)
 def _format_0(raw: Any) -> _Seconds:
     words = [second.value for second in Second]
     if not isinstance(raw, dict) or not all(word in words for word in raw.values()):
-        raise NotUnderstood("it does not say what far sides make of a second session")
+        raise NotUnderstood("it does not record how remote gateways treat a second session")
     return _Seconds({name: Second(word) for name, word in raw.items()})
 
 
@@ -48,7 +48,7 @@ class SecondSessions:
             self._known = {} if stored is None else dict(stored.second)
         except (OSError, ValueError) as error:
             structlog.get_logger().warning(
-                "what was learned about far sides is forgotten", path=str(self._file.path), why=str(error)
+                "what was learned about remote gateways is lost", path=str(self._file.path), why=str(error)
             )
         self._writable = True  # as far as the last write tells
 
@@ -70,6 +70,6 @@ class SecondSessions:
         except OSError as error:
             if self._writable:
                 structlog.get_logger().error(
-                    "what was learned about a far side will be forgotten", error=str(error)
+                    "what was learned about a remote gateway will be lost", error=str(error)
                 )
             self._writable = False

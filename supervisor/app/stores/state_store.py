@@ -3,7 +3,7 @@
 
 Beside it stands with which settings and inputs the tunnel was run, for the next daemon to compare. A file of
 another boot is none. One that is damaged, or that this version does not understand, is told in the log: its
-tunnel begins anew, but refused logins still count.
+tunnel starts over, but refused logins still count.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def recall(runtime_dir: Path, boot: str) -> Recalled:
         except NotUnderstood as error:
             if _boot(content) in (boot, None):
                 log.error(
-                    "what an earlier daemon knew of a tunnel is not understood: it begins anew",
+                    "what an earlier daemon knew of a tunnel is not understood: it starts from scratch",
                     tunnel=name,
                     why=str(error),
                 )
@@ -157,7 +157,7 @@ class MemoryFiles:
 
     def keep(self, records: Mapping[str, TunnelRecord | None]) -> None:
         """A disk that does not take it is no reason to run without tunnels: the next daemon has to end
-        them and begin anew.
+        them and start over.
         """
         try:
             for name, record in records.items():

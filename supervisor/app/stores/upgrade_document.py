@@ -95,7 +95,7 @@ def received(environ: MutableMapping[str, str] = os.environ) -> HandoverDocument
         handover = _read(int(named))
     except (OSError, ValueError) as problem:
         print(
-            f"facilitator: what is handed over is not understood, we go on as after a crash: {problem}",
+            f"facilitator: what is handed over is not understood; continuing as after a crash: {problem}",
             file=sys.stderr,
         )
         return None
@@ -107,7 +107,7 @@ def received(environ: MutableMapping[str, str] = os.environ) -> HandoverDocument
 def check_requested(
     path: Path, kinds: Mapping[str, AnyKind], environ: MutableMapping[str, str] = os.environ
 ) -> int | None:
-    """If this process shall only check a document: its exit code, after it has printed its version, or the
+    """If this process should only check a document: its exit code, after it has printed its version, or the
     reasons why it cannot take over. None: no check is requested, run.
     """
     named = environ.pop(CHECKED, None)

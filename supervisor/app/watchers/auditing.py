@@ -78,7 +78,7 @@ class Auditing:
 
     def acted(self, act: ChangeRequest) -> None:
         """Record that somebody asked for a change: in the log, and in the audit if there is one."""
-        self._log.info("asked", **act)
+        self._log.info("command", **act)
         if self._running is not None:
             self._running.trail.put([AuditEvent("control", time.time(), act)])
 

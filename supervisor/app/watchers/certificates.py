@@ -108,5 +108,7 @@ def _condition(name: str, expiry: Expiry, now: float) -> Condition:
     moment = datetime.fromtimestamp(expiry.at, UTC).strftime("%Y-%m-%d %H:%M UTC")
     days = (expiry.at - now) / 86400.0
     verb = f"expires in {days:.0f} days" if days > 0 else "has expired"
-    text = f"our certificate for {name} ({expiry.subject}) {verb}: {moment}; ask its issuer for a new one"
+    text = (
+        f"the client certificate for {name} ({expiry.subject}) {verb}: {moment}; ask its issuer for a new one"
+    )
     return Condition(text, "warning" if days > 0 else "error", f"facilitator status {name}")

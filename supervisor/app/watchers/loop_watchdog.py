@@ -1,6 +1,6 @@
 """Ends a daemon whose event loop is stuck, under any supervisor and under none.
 
-An interval timer of the kernel (setitimer(2), ITIMER_REAL) is armed anew by the loop itself. A loop that does
+An interval timer of the kernel (setitimer(2), ITIMER_REAL) is rearmed by the loop itself. A loop that does
 not come back lets it expire: SIGALRM writes the stack of every thread to `runtime_dir/stuck`, from C and
 without the interpreter's lock (faulthandler), and then ends the process, as is its default. Nothing else of
 the process has to work for that, no thread, no other process. The clients go on, and the next daemon adopts
@@ -53,7 +53,7 @@ async def feed(service_manager: SystemdNotifier, stalled: Callable[[], str | Non
 class LoopWatchdog:
     """Guards the loop of this process, and knows whether the last daemon was stuck.
 
-    `stalled` says what is late although the loop turns (None: nothing); then the timer is not armed anew.
+    `stalled` says what is late although the loop turns (None: nothing); then the timer is not rearmed.
     """
 
     def __init__(

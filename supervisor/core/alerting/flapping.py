@@ -46,7 +46,7 @@ class OutageTracker:
 
 def track_outages(before: Mapping[str, OutageTracker], snapshot: Snapshot) -> dict[str, OutageTracker]:
     """The outages that go on or begin, by tunnel. A dead uplink is not the tunnels' fault: it ends their
-    outages, and they begin anew when it is back.
+    outages, and they start over when it is back.
     """
     if not snapshot.uplink.alive:
         return {}

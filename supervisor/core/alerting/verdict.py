@@ -20,17 +20,14 @@ from tunnels.settings import Tunnel
 _NO_DETAILS: Mapping[str, str] = MappingProxyType({})
 _NO_OUTAGES: Mapping[str, OutageTracker] = MappingProxyType({})
 _GATEWAY_TEXTS = MappingProxyType(
-    {
-        Reach.ANSWERS: "it answers, asked past the tunnel",
-        Reach.SILENT: "it does not answer, asked past the tunnel",
-    }
+    {Reach.ANSWERS: "it answers outside the tunnel", Reach.SILENT: "it does not answer outside the tunnel"}
 )
 _RECOVERY_TEXTS = MappingProxyType(
     {
         RecoveryStep.IN_PLACE: "the running client was told to reconnect",
-        RecoveryStep.RESUME: "a new client continued the session at the far side",
+        RecoveryStep.RESUME: "a new client resumed the session at the gateway",
         RecoveryStep.LOGIN: "a new client logged in",
-        RecoveryStep.NEXT_REMOTE: "a new client logged in at another server of the far side",
+        RecoveryStep.NEXT_REMOTE: "a new client logged in at the gateway's next server",
     }
 )
 
@@ -168,7 +165,7 @@ def _summary(
     down = "works, but its destination is dead" if leg is Leg.DESTINATION else "is down"
     what = flaps if outage.flapping else down
     if needs_person(tunnel, state, outage.since):
-        what = "waits for a human"
+        what = "needs attention"
     return f"{facilitator}: tunnel {subject} {what}{failure}"
 
 
@@ -239,4 +236,4 @@ def _leg(state: TunnelState, leg: Leg | None) -> str:
 
 def _answer_with(tunnel: Tunnel, asking: Asking) -> str:
     approval = asking.question.wanted is Wanted.APPROVAL
-    return "approve it where the far side says" if approval else f"facilitator answer {tunnel.name}"
+    return "approve it where the remote gateway says" if approval else f"facilitator answer {tunnel.name}"

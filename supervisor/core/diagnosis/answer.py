@@ -128,9 +128,9 @@ def _judged(
     name = _called(evidence, path.match)
     tunnel = f"{path.tunnel.name} ({path.tunnel.kind})"
     if (problem := _first_problem(sender)) is not None:
-        return PacketOutcome.REFUSED, f"{name} would be refused: {problem.text}"
+        return PacketOutcome.REFUSED, f"{name} would be rejected: {problem.text}"
     if not checks.takes(path.state):
-        fate = "have to wait" if path.lane.manner is Manner.PAUSE else "be refused"
+        fate = "be held until the tunnel is back" if path.lane.manner is Manner.PAUSE else "be rejected"
         return (
             PacketOutcome.DOWN,
             f"{name} would {fate}: {tunnel} is {checks.condition(evidence, path.tunnel, path.state)}",
@@ -138,7 +138,7 @@ def _judged(
     if path.state.drain is not None:
         return (
             PacketOutcome.REFUSED,
-            f"{name} would be refused: {tunnel} drains, and only what is under way goes on",
+            f"{name} would be rejected: {tunnel} is draining, and only active flows continue",
         )
     if (problem := _first_problem(kernel)) is not None:
         return (
@@ -167,13 +167,15 @@ def _called(evidence: Evidence, match: Match) -> str:
     asked = evidence.query.address
     if asked != match.address:
         return f"{asked}, which staff reach as {match.address},"
-    return f"{asked}" if match.real == match.address else f"{asked}, which is {match.real} at the far side,"
+    return (
+        f"{asked}" if match.real == match.address else f"{asked}, which is {match.real} at the remote site,"
+    )
 
 
 def _ambiguous(evidence: Evidence, names: tuple[Alias, ...]) -> Explanation:
     listed = ", ".join(f"{alias.address} through {alias.tunnel}" for alias in names)
     verdict = (
-        f"{evidence.query.address} is an address of the far side; staff reach it as {listed}: ask "
+        f"{evidence.query.address} is an address at the remote site; staff reach it as {listed}: ask "
         f"for one of these"
     )
     steps = tuple(
@@ -204,5 +206,5 @@ def _nowhere(evidence: Evidence) -> Explanation:
 
 def _unmarked(evidence: Evidence) -> Iterator[Check]:
     if evidence.kernel.onward is not None:
-        where = ", past all tunnels and in clear" if evidence.kernel.onward.device else ""
+        where = ", outside all tunnels and unencrypted" if evidence.kernel.onward.device else ""
         yield Check("route", f"the kernel sends it {evidence.kernel.onward}{where}", CheckStatus.WARNING)

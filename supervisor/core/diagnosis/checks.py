@@ -76,11 +76,11 @@ def destination(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
     """The destination that covers the address, and both addresses if there is a 1:1 mapping."""
     match, asked = path.match, evidence.query.address
     if asked != match.address:
-        yield Check("address", f"{asked} is an address of the far side; staff reach it as {match.address}")
+        yield Check("address", f"{asked} is an address at the remote site; staff reach it as {match.address}")
     yield Check("destination", f"{match.carry.network} of {path.tunnel.name} covers {match.address}")
     if match.carry.real != match.carry.network:
         text = (
-            f"staff use {match.address}, at the far side it is {match.real} ({match.carry.network} "
+            f"staff use {match.address}, at the remote site it is {match.real} ({match.carry.network} "
             f"stands for {match.carry.real})"
         )
         yield Check("mapping", text)
@@ -90,7 +90,7 @@ def destination(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
         if alias.address != match.address
     ]
     if others and asked == match.address:
-        yield Check("mapping", f"other far sides use {asked} too; staff reach those as {listed(others)}")
+        yield Check("mapping", f"other sites use {asked} too; staff reach those as {listed(others)}")
 
 
 def allowed(evidence: Evidence, tunnel: Tunnel) -> Iterator[Check]:
@@ -175,7 +175,7 @@ def condition(evidence: Evidence, tunnel: Tunnel, state: TunnelState) -> str:
     now = evidence.snapshot.now
     if up(state):
         if well(tunnel, state):
-            badly = "" if state.liveness.degraded is None else f", but works badly: {state.liveness.degraded}"
+            badly = "" if state.liveness.degraded is None else f", but is degraded: {state.liveness.degraded}"
             return (
                 f"{'healthy' if state.health is Health.HEALTHY else 'connected'} "
                 f"{since(evidence, state.well_since)}{badly}"
@@ -188,7 +188,7 @@ def condition(evidence: Evidence, tunnel: Tunnel, state: TunnelState) -> str:
     leg = dead_leg(tunnel, state, evidence.snapshot.uplink)
     if takes(state):
         return (
-            f"connected, and its {leg} is dead {since(evidence, state.well_since)}{why}; its session goes on"
+            f"connected, and its {leg} is dead {since(evidence, state.well_since)}{why}; its session is kept"
         )
     dead = "" if leg is None else f" at the {leg}"
     wait = "" if state.deadline is None else f" in {duration(state.deadline - now)}"
@@ -204,7 +204,7 @@ _NEXT: Mapping[Phase, str] = MappingProxyType(
         Phase.UP: "its session is given up",
         Phase.BACKOFF: "the next attempt follows",
         Phase.STOPPING: "its client is being ended",
-        Phase.FAILED: "it waits for a person",
+        Phase.FAILED: "it needs attention",
     }
 )
 
@@ -214,7 +214,7 @@ def _takes_over_in(evidence: Evidence, path: PacketPath, tunnel: Tunnel, state: 
     if tunnel.name == path.tunnel.name or tunnel.priority >= path.tunnel.priority or not well(tunnel, state):
         return ""
     left = state.well_since + tunnel.reconnect.stable_after - evidence.snapshot.now
-    return f"; it takes over in {duration(left)} if it stays so" if left > 0 else ""
+    return f"; it takes over in {duration(left)} if it stays up" if left > 0 else ""
 
 
 def session(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
@@ -227,7 +227,7 @@ def session(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
     parts = [f"session {run.id or run.number}", f"process {run.pid or 'not started yet'}"]
     parts += [
         f"{word} {value}"
-        for word, value in (("address", run.address or run.address6), ("far side", run.peer))
+        for word, value in (("address", run.address or run.address6), ("gateway", run.peer))
         if value is not None
     ]
     parts.append(
@@ -291,14 +291,12 @@ def second_hop(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
         text = f"{what} are reset: it is not known which member carried {network} before"
         yield Check("second hop", text)
     elif not member.alive:
-        text = (
-            f"{what} are reset: member {member.member} ({member.address}) does not answer through lane {lane}"
-        )
+        text = f"{what} are reset: member {member.member} ({member.address}) does not answer over the handover path (table {lane})"
         yield Check("second hop", text, CheckStatus.WARNING)
     else:
         way = "directly" if member.device is None else f"dev {member.device}"
         yield Check(
-            "second hop", f"{what} go to member {member.member} ({member.address}, {way}, lane {lane})"
+            "second hop", f"{what} go to member {member.member} ({member.address}, {way}, table {lane})"
         )
 
 

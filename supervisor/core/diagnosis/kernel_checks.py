@@ -37,7 +37,7 @@ def held(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
     closed = [
         route for route in _routes(target, MAIN_TABLE, version) if route.network == path.match.carry.network
     ]
-    yield _compared("closed", closed, actual, "without it a packet could leave in clear")
+    yield _compared("closed", closed, actual, "without it a packet could leave unencrypted")
     yield _nftables(actual, target, path)
 
 
@@ -72,7 +72,7 @@ def _nftables(actual: Layout, target: Layout, path: PacketPath) -> Check:
     if missing:
         return Check("nftables", f"missing in table inet facilitator: {listed(missing)}", CheckStatus.PROBLEM)
     return Check(
-        "nftables", f"table inet facilitator holds all {len(mine)} elements for this address and lane"
+        "nftables", f"table inet facilitator holds all {len(mine)} elements for this address and table"
     )
 
 
@@ -188,7 +188,7 @@ def _return_route(evidence: Evidence, back: RouteDecision) -> Check:
 
 _ASTRAY = (
     "came in by another interface than the one that leads back to their sender, and were refused (all "
-    "tunnels, since our table was made); "
+    "tunnels, since facilitator's table was created); "
     "make the routes of this host and of the staff's network agree"
 )
 
@@ -208,6 +208,6 @@ def counters(evidence: Evidence, path: PacketPath) -> Iterator[Check]:
         yield Check("not allowed", f"packets that {path.tunnel.name} did not let in, by segment: {counts}")
     if evidence.kernel.refused:
         counts = listed(f"{chain} {count}" for chain, count in sorted(evidence.kernel.refused.items()))
-        yield Check("refused", f"packets of all tunnels, since our table was made: {counts}")
+        yield Check("refused", f"packets of all tunnels, since facilitator's table was created: {counts}")
     if astray := evidence.kernel.refused.get("prerouting", 0):
         yield Check("way in", f"{astray} packets of staff {_ASTRAY}", CheckStatus.WARNING)

@@ -90,7 +90,7 @@ def _rules(evidence: Evidence, path: PacketPath, host: HostFacts) -> Iterator[Ch
         if truth is not Truth.NO:
             verb = "leads it elsewhere" if truth is Truth.YES else "may lead it elsewhere"
             text = (
-                f"the third-party rule `{rule.priority}: {rule.text}` stands before ours and {verb}; "
+                f"the third-party rule `{rule.priority}: {rule.text}` has precedence over facilitator's and {verb}; "
                 f"to do: ip -{rule.version} rule del pref {rule.priority} {rule.text}"
             )
             yield Check(

@@ -12,7 +12,7 @@ the fleet: the lowest one carries. No member needs to know of another. P is `pre
 | P | works |
 | P + 100 | works since less than `SETTLED_SECONDS`, or a round of its probes is overdue: it stands by |
 | 5000 | takes no new flows and is about to end |
-| 9000 | does not work: whoever has nothing better refuses the packets in so many words |
+| 9000 | does not work: whoever has nothing better rejects the packets by ICMP |
 | none | was stopped |
 
 So nothing is taken back: a member that recovers says P, one that carries meanwhile says 90. One that was cut

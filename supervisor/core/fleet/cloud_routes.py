@@ -1,8 +1,8 @@
-"""Which routes of VPC route tables are written, given what the cloud's API shows. Level-triggered: what shall
+"""Which routes of VPC tables are written, given what the cloud's API shows. Level-triggered: what should
 stand there is compared with what stands there, again and again.
 
 The API may be stale: after a write it may show the old route for a while, and once in a while it shows an old
-one for no reason. So a write is given time to show, and a route that was right is written anew only when two
+one for no reason. So a write is given time to show, and a route that was right is rewritten only when two
 readings in a row agree that it is not.
 """
 
@@ -58,7 +58,7 @@ def decide(
     memory: CloudMemory,
     now: float,
 ) -> tuple[dict[CloudRoute, RouteWrite], CloudMemory]:
-    """What to write, and what to remember. `interface`: ours, to which these routes shall lead; `seen`: one
+    """What to write, and what to remember. `interface`: ours, to which these routes should lead; `seen`: one
     reading of the route tables.
     """
     wanted = frozenset(wanted)

@@ -205,7 +205,7 @@ def _still_asked_for(lease: Lease, event: Wished, now: float) -> Lease:
 
 def _wished_by_holder(lease: Lease, event: Wished, now: float) -> Lease:
     lease = replace(lease, wanted=event.wanted, running=event.running)
-    return lease if event.wanted else replace(lease, phase=LeasePhase.ENDING, why="it is not wanted any more")
+    return lease if event.wanted else replace(lease, phase=LeasePhase.ENDING, why="it is no longer needed")
 
 
 def _noted(lease: Lease, event: Wished, now: float) -> Lease:

@@ -145,7 +145,7 @@ class MemberLease:
 
     def _renewed(self, reply: LockReply, sent: float, now: float) -> MemberLease:
         if not reply.granted:
-            return self.over("the lock service has ended our lease", now)
+            return self.over("the lock service has revoked this member's lease", now)
         if sent < self.trusted:
             return replace(self, renew_at=now)
         until = max(self.until, permitted_until(sent, self.ttl))

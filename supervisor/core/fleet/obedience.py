@@ -20,7 +20,7 @@ def obeying(
     by which a drain that begins now is over.
     """
     if snapshot.draining:
-        return  # all of it ends anyhow
+        return  # all of it ends anyway
     for name, (_, state) in snapshot.tunnels.items():
         down = state.want is Want.DOWN
         if name in now.stopped:

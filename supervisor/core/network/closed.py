@@ -2,7 +2,7 @@
 hold before packets are forwarded.
 
 Two layers: an unreachable route in the main table, and the sets by which the rules of our table refuse what
-would leave in clear.
+would leave unencrypted.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ REPAIR_BURST = 20  # repairing rounds in a row before the rate limit counts
 REPAIRS_PER_SECOND = 2.0  # repairing rounds after that
 FIGHT_OVER_SECONDS = 5.0  # without drift, after which a fight is over
 SHOWN_CHANGES = 5  # in one line of the log
-FIGHT = "another program keeps changing what is ours in the kernel; repairs are slowed down"
+FIGHT = "another program keeps changing facilitator's kernel state; repairs are slowed down"
 REPAIRING = "repairing what was changed from outside"
 
 _WORDS: Mapping[type, str] = {Route: "route", Rule: "rule", Table: "table", Element: "element"}
@@ -92,7 +92,7 @@ def summary(changes: Sequence[Change]) -> dict[str, object]:
 
 
 def repair_counts(done: Collection[Change], believed: Layout) -> Counter[str]:
-    """How many routes, rules, tables and elements were put back. A table that was made anew counts once,
+    """How many routes, rules, tables and elements were put back. A table that was recreated counts once,
     without its elements.
     """
     rebuilt = Change(Op.ADD, Table()) in done

@@ -26,7 +26,7 @@ CLOSED_METRIC = 20_000  # of the permanent unreachable routes: any real route is
 class Device:
     """A network interface that exists."""
 
-    index: int  # ifindex: an interface that is made anew gets another one
+    index: int  # ifindex: an interface that is recreated gets another one
     mtu: int  # bytes
     up: bool  # administratively
     ipv6: bool  # it takes IPv6 routes

@@ -64,7 +64,7 @@ class Carry:
 
     network: IPNetwork  # as staff address it
     lane: int
-    real: IPNetwork  # what it is at the far side (differs with a 1:1 mapping)
+    real: IPNetwork  # what it is at the remote site (differs with a 1:1 mapping)
 
 
 class Offer(enum.StrEnum):
@@ -247,7 +247,7 @@ def next_closing(snapshot: Snapshot) -> float | None:
 
 
 def _manner(tunnel: Tunnel, state: TunnelState, now: float) -> Manner:
-    """A tunnel that was asked to be down, waits for a human or did not work for a while is declared down."""
+    """A tunnel that was asked to be down, needs attention or did not work for a while is declared down."""
     if well(tunnel, state):
         return Manner.PAUSE
     given_up = (

@@ -79,7 +79,7 @@ def _answering(plan: NetworkPlan) -> set[int]:
 
 def left_over(inherited: Collection[int], plan: NetworkPlan) -> tuple[int, ...]:
     """The lanes of an earlier daemon that are closed and carry nothing in the first plan: their running
-    flows begin anew in other lanes.
+    flows start over in other lanes.
 
     A tunnel may have left the configuration, or have lost its destinations to another one, while no daemon
     ran.

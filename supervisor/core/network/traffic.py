@@ -1,4 +1,4 @@
-"""Counters of a lane: they only grow, and start from zero when the nftables table is made anew."""
+"""Counters of a lane: they only grow, and start from zero when the nftables table is recreated."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def announcements(facts: HostFacts) -> Iterator[Finding]:
     if bird.missing:
         yield info("announce", f"{bird.missing}; another BGP speaker must read table {table}", _DOCS)
     elif bird.error is not None:
-        text = f"BIRD does not answer ({bird.error}), so no router is told what stands in table {table}"
+        text = f"BIRD does not answer ({bird.error}), so no router learns the routes of table {table}"
         yield problem("announce", text, "systemctl start bird; birdc show protocols")
     else:
         yield from _speaker(bird, table)
@@ -54,7 +54,7 @@ def _speaker(bird: BirdFacts, table: int) -> Iterator[Finding]:
         text = f"no kernel protocol of BIRD reads table {table}: it does not know {_listed(unread)}"
         yield problem("announce", text, f"kernel table {table}; learn;   # {_DOCS}")
     if not bird.sessions:
-        yield problem("announce", "BIRD has no BGP session, so no router is told", _DOCS)
+        yield problem("announce", "BIRD has no BGP session, so no router learns the routes", _DOCS)
     for session in bird.sessions:
         yield from _session(session, standing & bird.learned)
 

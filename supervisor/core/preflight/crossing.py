@@ -47,7 +47,7 @@ class Aim:
 
     lane: Lane
     network: IPNetwork  # as it is addressed
-    real: IPNetwork  # what it is at the far side
+    real: IPNetwork  # what it is at the remote site
     scheme: str = "tcp"  # of a probe
     port: int | None = None
 

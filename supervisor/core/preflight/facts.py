@@ -39,7 +39,7 @@ class Requirements:
 
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
-    """The process whose rights are checked: the running daemon, what the unit starts, or this command."""
+    """The process whose privileges are checked: the running daemon, what the unit starts, or this command."""
 
     who: str = "this process"
     uid: int = 0

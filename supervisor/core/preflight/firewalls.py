@@ -57,7 +57,7 @@ def firewalls(facts: HostFacts) -> Iterator[Finding]:
         if c not in closed and any(rule.ours for each in _reached(firewall, c) for rule in each.rules)
     ]
     for chain in opened:
-        yield ok("firewall", f"{chain} lets us through by a rule marked {OURS}")
+        yield ok("firewall", f"{chain} accepts facilitator's packets by a rule marked {OURS}")
     if not found and not opened:
         yield ok("firewall", "no third-party firewall drops packets of the tunnels")
 

@@ -1,4 +1,4 @@
-"""Preflight checks: rights, /dev/net/tun, sysctls, kernel features, the clock, and a daemon that runs
+"""Preflight checks: privileges, /dev/net/tun, sysctls, kernel features, the clock, and a daemon that runs
 already.
 """
 
@@ -31,7 +31,7 @@ def daemon(facts: HostFacts) -> Iterator[Finding]:
     yield info("daemon", "no facilitator runs with this configuration's runtime_dir")
     if found.leftovers:
         processes = ", ".join(f"{tunnel} (pid {pid})" for tunnel, pid in found.leftovers)
-        text = f"an earlier facilitator left clients running: {processes}; the next start goes on with them"
+        text = f"an earlier facilitator left clients running: {processes}; the next start adopts them"
         yield warning("daemon", text, "facilitator cleanup   # if it is not to start again")
     if facts.kernel is not None and facts.kernel.our_table:
         text = "an earlier facilitator left its firewall table, which keeps the destinations closed"
@@ -46,7 +46,7 @@ def _orphans(found: DaemonFacts) -> Finding:
     return problem("daemon", text, f"kill {pids}   # they may hold the sessions that the tunnels log in for")
 
 
-# --- rights
+# --- privileges
 # ----------------------------------------------------------------------------------------------------------
 
 
@@ -68,7 +68,7 @@ def rights(facts: HostFacts) -> Iterator[Finding]:
 
 def _needed(requirements: Requirements, process: ProcessFacts) -> dict[str, str]:
     """Capabilities, each with what does not work without it."""
-    needed = {"CAP_NET_ADMIN": "no route, no firewall rule and no tunnel device can be made"}
+    needed = {"CAP_NET_ADMIN": "no route, firewall rule or tunnel interface can be created"}
     if process.uid == 0 and requirements.proxies:
         names = ", ".join(requirements.proxies)
         needed |= {
@@ -218,20 +218,20 @@ def features(facts: HostFacts) -> Iterator[Finding]:
     elif facts.kernel.owner_persist:
         yield ok(
             "kernel",
-            "nftables tables can have an owner that they outlive: no other program can remove ours while "
+            "nftables tables can have an owner that they outlive: no other program can remove facilitator's while "
             "the daemon runs",
         )
     else:
         text = (
             "this kernel's nftables tables cannot outlive an owner (before Linux 6.9): another program "
-            "can remove ours, "
+            "can remove facilitator's, "
             "and for milliseconds only the routes keep the destinations closed"
         )
         yield warning("kernel", text, "uname -r   # a kernel of 6.9 or later, e.g. from Debian's backports")
     if facts.kernel is not None and facts.kernel.missing_modules:
         modules = " ".join(facts.kernel.missing_modules)
         text = (
-            f"this kernel lacks what our firewall rules need: {modules.replace(' ', ', ')}; the daemon "
+            f"this kernel lacks what facilitator's firewall rules need: {modules.replace(' ', ', ')}; the daemon "
             f"cannot start"
         )
         yield problem(
@@ -288,7 +288,7 @@ def isolation(facts: HostFacts) -> Iterator[Finding]:
 
 _CODES: Mapping[bool, str] = MappingProxyType(
     {
-        True: "certificates, one-time codes ({names}) and the times in incidents depend on it",
+        True: "certificates, one-time passwords ({names}) and the times in incidents depend on it",
         False: "certificates and the times in incidents depend on it",
     }
 )
@@ -305,7 +305,7 @@ def clock(facts: HostFacts) -> Iterator[Finding]:
         why = _CODES[bool(totp)].format(names=", ".join(totp))
         yield warning(
             "clock",
-            f"the kernel does not know its clock to be synchronised: {why}",
+            f"the system clock is not NTP-synchronised: {why}",
             "apt install systemd-timesyncd && timedatectl set-ntp true   # chrony: add rtcsync to its "
             "configuration",
         )
@@ -324,7 +324,7 @@ def reverse_path(facts: HostFacts) -> Iterator[Finding]:
             found = f"{each.value} ({_FILTERS.get(each.value, 'unknown')})"
             text = (
                 f"{name} is {found}, not 1 (strict): a packet that comes in by {each.device} "
-                "with a sender that is routed elsewhere is refused by our own rules only, on its way into "
+                "with a sender that is routed elsewhere is rejected by facilitator's own rules only, on its way into "
                 "a tunnel"
             )
             yield warning(

@@ -33,9 +33,7 @@ def _program(program: ProgramFacts) -> Finding:
         text = (
             f"{program.name} is there and does not run ({program.error}): these tunnels cannot start: {names}"
         )
-        return problem(
-            "programs", text, f"{program.name} --version   # see what it says, then install it anew"
-        )
+        return problem("programs", text, f"{program.name} --version   # see what it says, then reinstall it")
     if program.version is None:
         return info("programs", f"{program.name} is there; it does not tell its version")
     if oldest is not None and numbers(program.version) < numbers(oldest):
@@ -51,7 +49,7 @@ def packages(facts: HostFacts) -> Iterator[Finding]:
     if facts.supervisord:
         text = (
             "PyPI's supervisor (supervisord) is installed in this Python environment: its package has "
-            "the name of ours"
+            "the same name as facilitator's"
         )
         yield problem(
             "packages",
@@ -77,9 +75,7 @@ def packages(facts: HostFacts) -> Iterator[Finding]:
         sshuttle = next(
             (f", sshuttle {p.version} among them" for p in facts.packages if p.name == "sshuttle"), ""
         )
-        yield ok(
-            "packages", f"all {len(facts.packages)} Python packages are of the wanted versions{sshuttle}"
-        )
+        yield ok("packages", f"all {len(facts.packages)} Python packages have the locked versions{sshuttle}")
 
 
 def fits(package: PackageFacts) -> bool:
@@ -206,4 +202,4 @@ def ports(facts: HostFacts) -> Iterator[Finding]:
             )
             yield warning("ports", text, f"{look}   # then give it another port")
     if free:
-        yield ok("ports", "nobody else listens on our ports")
+        yield ok("ports", "ports are free")

@@ -21,7 +21,7 @@ def missing(found: Isolation) -> Iterator[tuple[str, str]]:
     """What is missing: pairs of a sentence and a hint."""
     if found.landlock == 0:
         text = (
-            "this kernel offers no Landlock: a client that is taken over can read the other tunnels' "
+            "this kernel offers no Landlock: a compromised client can read the other tunnels' "
             "secrets and end their clients"
         )
         yield (
@@ -40,13 +40,13 @@ def missing(found: Isolation) -> Iterator[tuple[str, str]]:
             )
     elif found.landlock < _SIGNALS_VERSION:
         text = (
-            f"this kernel's Landlock (version {found.landlock}) stops no signals: a client that is "
-            f"taken over can end the others"
+            f"this kernel's Landlock (version {found.landlock}) stops no signals: a compromised "
+            f"client can end the others"
         )
         yield text, "uname -r   # Linux 6.12 or later"
     if not found.filters:
         text = (
-            "system calls cannot be refused (no seccomp): a client that is taken over can set limits "
+            "system calls cannot be refused (no seccomp): a compromised client can set limits "
             "and priorities of the other clients"
         )
         yield text, "uname -m   # x86_64 and aarch64 are supported, on a kernel with CONFIG_SECCOMP_FILTER"

@@ -2,7 +2,7 @@
 out.
 
 Only `facilitator doctor` checks what does not change while the daemon runs, or what other parts report:
-rights, programs, packages, secrets, directories, the service manager, names of gateways, reverse path
+privileges, programs, packages, secrets, directories, the service manager, names of gateways, reverse path
 filters, and a clock that was never synchronised.
 """
 
@@ -24,7 +24,7 @@ _SEVERITIES: Mapping[str, str] = MappingProxyType(
 )
 PreflightCheck = Callable[[HostFacts], Iterator[Finding]]
 
-_CHECKS: Mapping[str, PreflightCheck] = MappingProxyType(
+CHECKS: Mapping[str, PreflightCheck] = MappingProxyType(
     {
         "third-party-firewall": firewalls.firewalls,
         "third-party-rule": routing.rules,
@@ -44,7 +44,7 @@ def conditions(facts: HostFacts) -> dict[str, Condition]:
     """One condition per check, whatever the number of its findings: a firewall with a chain for each IP
     version pages once.
     """
-    found = {name: [each for each in judge(facts) if _counts(each)] for name, judge in _CHECKS.items()}
+    found = {name: [each for each in judge(facts) if _counts(each)] for name, judge in CHECKS.items()}
     return {name: _condition(name, findings) for name, findings in found.items() if findings}
 
 

@@ -62,7 +62,7 @@ def rules(facts: HostFacts) -> Iterator[Finding]:
     if not found:
         yield ok(
             "routing rules",
-            f"no third-party policy rule catches our packets before ours does (priority {PRIORITY})",
+            f"no third-party policy rule matches facilitator's packets first (priority {PRIORITY})",
         )
 
 
@@ -81,9 +81,7 @@ def _rule(rule: PolicyRule, facts: HostFacts) -> Finding | None:
         return None
     certain = [each for each in caught if each[1] is Truth.YES]
     some = [each for each in caught if each[1] is Truth.MAYBE and each[2] <= _ADDRESSES]
-    text = (
-        f"the third-party rule `{rule.priority}: {rule.text}` stands before ours (priority {PRIORITY}) and "
-    )
+    text = f"the third-party rule `{rule.priority}: {rule.text}` has precedence over facilitator's (priority {PRIORITY}) and "
     command = f"ip -{rule.version} rule"
     move = (
         f"{command} add pref {1000 + rule.priority} {rule.text} && {command} del pref {rule.priority} "
@@ -93,18 +91,18 @@ def _rule(rule: PolicyRule, facts: HostFacts) -> Finding | None:
     if certain:
         return problem(
             "routing rules",
-            f"{text}leads our packets elsewhere: {_stopped(packets for packets, *_ in certain)}",
+            f"{text}diverts facilitator's packets: {_stopped(packets for packets, *_ in certain)}",
             hint,
         )
     if some:
         return warning(
             "routing rules",
-            f"{text}leads some of our packets elsewhere: {_stopped(packets for packets, *_ in some)}",
+            f"{text}diverts some of facilitator's packets: {_stopped(packets for packets, *_ in some)}",
             hint,
         )
     return perhaps(
         "routing rules",
-        text + "may lead some of our packets elsewhere",
+        text + "may divert some of facilitator's packets",
         f"{command} show pref {rule.priority}   # have its maker give it a priority above {PRIORITY}",
     )
 

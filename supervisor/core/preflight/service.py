@@ -188,7 +188,7 @@ def _watching(found: Unit, facts: HostFacts) -> Iterator[Finding]:
 def _bus(found: Unit, facts: HostFacts) -> Iterator[Finding]:
     if not found.bus:
         text = (
-            "there is no D-Bus, by which the daemon learns why it is told to end: `systemctl restart` "
+            "there is no D-Bus, by which the daemon learns why it must stop: `systemctl restart` "
             "drains and drops what a stop would"
         )
         yield warning("service", text, "apt install dbus   # or use `facilitator upgrade`, which needs none")

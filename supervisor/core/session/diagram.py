@@ -106,7 +106,7 @@ def _events() -> Iterator[tuple[str, ev.Event]]:
     yield "connected", ev.ClientSaid(_NAME, 1, Connected())
     yield "client reports a failure", ev.ClientSaid(_NAME, 1, Failed(Reason.NETWORK, ""))
     yield "exited", ev.Exited(_NAME, 1, 1)
-    yield "device lost", ev.DeviceLost(_NAME)
+    yield "interface lost", ev.DeviceLost(_NAME)
     yield "interface repaired", ev.InterfaceRepaired(_NAME)
     yield "source address lost", ev.SourceLost(_NAME, 1)
     yield "address conflict", ev.AddressConflict(_NAME)

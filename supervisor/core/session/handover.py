@@ -8,7 +8,7 @@ No session follows a standby that ends. While the standby could go on, none foll
 the standby is promoted instead. What the remote gateway makes of two sessions is learned by trying it once
 (`Second`). Where it gives the second session the first one's address, the first is dead at that moment: the
 two change places at once, and its flows move. Where it allows no second session, the client reconnects in
-place if that begins a session anew, else at a quiet moment.
+place if that begins a new session, else at a quiet moment.
 """
 
 from __future__ import annotations
@@ -302,7 +302,7 @@ def begin_standby(c: StepContext, state: TunnelState, active: SessionState) -> S
 
 
 def _in_place(c: StepContext, state: TunnelState, active: SessionState) -> Step:
-    """The client begins a session anew by itself; what is sent meanwhile waits in its interface."""
+    """The client begins a new session by itself; what is sent meanwhile waits in its interface."""
     renewing = replace(
         active,
         session=replace(active.session, renewed=True, connected=None, expires=None),
@@ -315,7 +315,7 @@ def _in_place(c: StepContext, state: TunnelState, active: SessionState) -> Step:
 
 
 def _at_a_quiet_moment(c: StepContext, state: TunnelState, active: SessionState) -> Step:
-    """It ends and begins anew, in the last moment before its limit if no better one comes."""
+    """It ends and starts over, in the last moment before its limit if no better one comes."""
     end = limit(c.tunnel, state)
     by = c.now if end is None else max(c.now, end - min(RECHECK_SECONDS, (end - c.now) / 2))
     return Step(replace(state, active=reconnect_at(active, by), planned=None))

@@ -93,8 +93,8 @@ def halted(session: SessionState, now: float) -> SessionState:
     if session.health is Health.UNHEALTHY:
         return session
     asking = session.asking
-    what = "the one-time code" if asking is None else f"an answer: {asking.question.text}"
-    text = f"the remote gateway wants a login again, and no packets pass while the client waits for {what}"
+    what = "the one-time password" if asking is None else f"an answer: {asking.question.text}"
+    text = f"the remote gateway requires a new login, and no packets pass while the client waits for {what}"
     halted = _sick(session, Failure(Reason.CHALLENGE, text, now))
     return replace(halted, deadline=session.deadline)
 

@@ -39,7 +39,7 @@ UNPROVEN_ROUNDS = 150
 BOTH_WAYS = (Proof.ANSWERED, Proof.AGREED)
 _SHOWN: Mapping[Proof, str] = MappingProxyType(
     {
-        Proof.ANSWERED: "its far end answers",
+        Proof.ANSWERED: "its remote end answers",
         Proof.RECEIVED: "packets come out of it",
         Proof.PROTOCOL: "the gateway's own packets come",
         Proof.REPEATED: "a target answers now and then",
@@ -68,8 +68,8 @@ _IN_UP: Mapping[Reason, Leg] = MappingProxyType(
 SENTENCES: Mapping[Leg, str] = MappingProxyType(
     {
         Leg.UPLINK: "this host's own way out",
-        Leg.ENDPOINT: "between this host and the far side's gateway, or the gateway itself",
-        Leg.TUNNEL: "the session with the far side, whose gateway is not known to be dead",
+        Leg.ENDPOINT: "between this host and the remote gateway, or the gateway itself",
+        Leg.TUNNEL: "the session with the remote gateway, which is not known to be dead",
         Leg.DESTINATION: "behind the tunnel, which itself carries packets",
     }
 )

@@ -130,7 +130,7 @@ def _explained(session: SessionState, what: Failed) -> str:
     if what.reason is not Reason.AUTH or session.code_at is None:
         return what.text
     return (
-        f"{what.text} (a one-time code was part of the login: check the password, the code or its seed "
+        f"{what.text} (a one-time password was part of the login: check the password, the TOTP seed or the code,  "
         f"login.totp, and the clock of this host)"
     )
 
@@ -217,7 +217,7 @@ def _never_spawned(c: StepContext, session: SessionState, event: ev.SpawnFailed)
 
 
 def _device_lost(c: StepContext, session: SessionState, event: ev.DeviceLost) -> SessionStep:
-    text = f"device {session.session.device} vanished"
+    text = f"interface {session.session.device} vanished"
     return terminated(c, _failed(c, session, Reason.DEVICE_LOST, text), Reason.DEVICE_LOST)
 
 

@@ -113,7 +113,7 @@ def _ask_running(c: StepContext, state: TunnelState, active: SessionState, event
 
 
 def _ask_stopping(c: StepContext, state: TunnelState, active: SessionState, event: ev.Asked) -> Step:
-    """The client ends anyhow; only what follows may change."""
+    """The client ends anyway; only what follows may change."""
     if event.until is not None:
         return Step(state) if state.want is Want.DOWN else drained(c, state, event)
     want = Want.DOWN if event.reason in DOWN else Want.UP
@@ -326,7 +326,7 @@ def _spent(c: StepContext, retry: RetryState) -> Failure:
     if retry.failure is not None and retry.failure.reason is Reason.AUTH:
         return retry.failure
     text = (
-        f"not tried: the far side has refused the account {c.tunnel.login.username} {retry.refusals} "
+        f"not tried: the remote gateway has refused the account {c.tunnel.login.username} {retry.refusals} "
         f"times, for tunnels that share it"
     )
     return Failure(Reason.AUTH, text, c.now)

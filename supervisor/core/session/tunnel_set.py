@@ -101,7 +101,7 @@ class TunnelSetStep:
     actions: tuple[ev.Action, ...] = ()
     transitions: tuple[tuple[Transition, Snapshot], ...] = ()  # each with all tunnels right after it
     events: tuple[ev.Event, ...] = ()  # that follow from it, to be folded at once
-    touched: frozenset[str] = frozenset()  # tunnels whose record must be written anew
+    touched: frozenset[str] = frozenset()  # tunnels whose record must be rewritten
     changed: bool = False  # something that outputs depend on
 
 

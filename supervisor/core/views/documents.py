@@ -82,7 +82,7 @@ class SessionEntry(TypedDict):
     port: int | None
     """Local TCP port of a proxy."""
     address: str | None
-    """Our address inside the tunnel."""
+    """The inner address of this end."""
     peer: str | None
     name_servers: list[str]
     """Those that the remote gateway has pushed."""
@@ -145,7 +145,7 @@ class TunnelStatus(TypedDict):
     leg: LegName | None
     """The part of the path that is dead, as far as that is known."""
     degraded: str | None
-    """What is wrong with a tunnel that works badly."""
+    """What is wrong with a tunnel that is degraded."""
     endpoint: EndpointName
     """Whether the remote gateway answers when it is asked outside of the tunnel."""
     destinations: list[str]
@@ -153,7 +153,7 @@ class TunnelStatus(TypedDict):
     carries: list[str]
     """Those of them that are routed through this tunnel now."""
     announced: list[AnnouncedEntry]
-    """Those that it carries and that routers are told of."""
+    """Those that it carries and that are announced to routers."""
     drain: DrainEntry | None
     reason: str
     """Of the last change of phase or health."""
@@ -172,7 +172,7 @@ class TunnelStatus(TypedDict):
     next_attempt: Timestamp | None
     asks: QuestionEntry | None
     waits_for_code: Timestamp | None
-    """When its client gets the next unused one-time code, which it waits for."""
+    """When its client gets the next unused one-time password, which it waits for."""
     lock: NotRequired[LockEntry | None]
     """Of an exclusive tunnel; null: it needs none."""
     not_retried: str | None
@@ -214,7 +214,7 @@ class DaemonStatus(TypedDict):
     last_end: EndEntry | None
     """Why the last daemon ended; null: it crashed, or there was none."""
     closed_since: Timestamp | None
-    """Since when nothing leaves in clear for a destination, `facilitator close` included; null: not known."""
+    """Since when no destination is reached unencrypted, `facilitator close` included; null: not known."""
     draining: bool
     names: NotRequired[NameServiceEntry | None]
     """The name service; null: it does not run."""
@@ -254,7 +254,7 @@ class DayEntry(TypedDict):
     """Availability over the last 24 hours."""
 
     ratio: float | None
-    """Part of the time in which the tunnel was wanted that it worked; null: never wanted, or observed for too
+    """Availability while the tunnel was meant to be up, 0 to 1; null: it never was, or observed for too
     short a time."""
     since: NotRequired[str | None]
     """Since when it is observed, if that is less than the 24 hours."""
@@ -394,7 +394,7 @@ class FleetAcknowledgementEntry(TypedDict):
     at: float
     """Unix time in seconds at which it had taken the order over."""
     done: bool
-    """What is ordered is so, not only under way."""
+    """The order is carried out, not only in progress."""
     text: str
 
 
@@ -447,7 +447,7 @@ class WindowEntry(TypedDict):
     """Availability of a tunnel over one window of time."""
 
     ratio: float | None
-    """Part of the time in which the tunnel was wanted that it worked; null: never, or nothing known."""
+    """Availability while the tunnel was meant to be up, 0 to 1; null: it never was, or nothing is known."""
     enough: NotRequired[bool]
     """It was observed for long enough that the ratio says something: half of the window, or six hours."""
     since: NotRequired[Timestamp | None]
@@ -594,7 +594,7 @@ class PlanDocument(TypedDict):
     """`GET /api/v1/plan`: what the kernel should hold, one item a line, and how it differs now."""
 
     lanes: dict[str, str]
-    """Tunnels by lane: the number of the packet mark, connection mark and routing table."""
+    """Tunnels by number: that of the packet mark, connection mark and routing table."""
     wanted: list[str]
     changes: list[str]
 
@@ -716,8 +716,8 @@ class ReloadDocument(TypedDict):
     done: list[str]
     errors: list[str]
     problems: list[str]
-    """Of tunnels that could not start with their files: tunnel, file, line, sentence. One that is up goes on
-    with its earlier settings until its files can be used; all else was taken over."""
+    """Of tunnels that could not start with their files: tunnel, file, line, sentence. One that is up keeps
+    its earlier settings until its files can be used; everything else was applied."""
 
 
 class HandOverDocument(TypedDict):

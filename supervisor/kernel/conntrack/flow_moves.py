@@ -1,6 +1,6 @@
 """Moves running flows from one working tunnel to another without losing a packet in either direction.
 
-Source NAT ties a flow to the address that it left with: through another tunnel it must start anew, with that
+Source NAT ties a flow to the address that it left with: through another tunnel it must restart, with that
 tunnel's address. So its conntrack entry is deleted between two packets. Answers that are still on their way
 to the old address get an entry of their own for some seconds. Both entries would match the packets that staff
 send; so that direction of the short-lived one is put into a conntrack zone that no packet uses.

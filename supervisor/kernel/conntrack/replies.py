@@ -22,7 +22,7 @@ from tunnels.networks import IPAddress
 
 FRESH_SECONDS = 0.25  # one dump serves all lanes that are asked about in this time, and longer if it was dear
 REST_PER_WORK = 20.0  # that much longer, in multiples of the processor time of the dump
-ASKED_WITHIN_SECONDS = 75.0  # a lane that nobody has asked about for so long begins anew
+ASKED_WITHIN_SECONDS = 75.0  # a lane that nobody has asked about for so long starts over
 # CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_COUNTERS_REPLY
 _ORIGINAL, _REPLY, _STATUS, _RECEIVED = 1, 2, 3, 10
 _ADDRESSES, _PROTOCOL, _PROTOCOL_NUMBER, _PACKETS = 1, 2, 1, 1

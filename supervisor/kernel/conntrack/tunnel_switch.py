@@ -59,7 +59,7 @@ class TunnelSwitch:
 
     def reached(self, plan: NetworkPlan) -> None:
         """The kernel carries out this plan now. conntrack forgets the flows that cannot go on as they are:
-        they start anew with their next packet.
+        they restart with their next packet.
 
         Before the first plan little is known: open lanes are as an earlier daemon left them, flows included.
         """

@@ -121,7 +121,7 @@ def _possible(flags: bytes, in_rule: Expression | None = None) -> bool:
 
 
 def policy_rules() -> tuple[PolicyRule, ...]:
-    """The policy rules of others, of IPv4 and IPv6. Needs no right."""
+    """The policy rules of others, of IPv4 and IPv6. Needs no privilege."""
     found = []
     with NetlinkSocket() as netlink:
         for version, family in FAMILY.items():
@@ -138,7 +138,7 @@ def _is_ours(body: bytes) -> bool:
 
 
 def table_routes(tables: Iterable[tuple[int, int]]) -> tuple[TableRoute, ...]:
-    """The routes of these tables, each with its IP version; of a very large one the first. Needs no right."""
+    """The routes of these tables, each with its IP version; of a large one the first. Needs no privilege."""
     return tuple(
         route for version, table in tables for route in itertools.islice(_table(version, table), MOST_ROUTES)
     )

@@ -37,7 +37,7 @@ _REFUSALS: Mapping[int, str] = MappingProxyType(
         errno.ENETUNREACH: "nowhere: there is no route",
         errno.EACCES: "nowhere: prohibited",
         errno.EINVAL: "nowhere: dropped in silence (blackhole), or the packet is not a possible one",
-        errno.EXDEV: "nowhere: the reverse path filter refuses this sender on this device",
+        errno.EXDEV: "nowhere: the reverse path filter refuses this sender on this interface",
     }
 )
 _COUNTER_PACKETS = 2  # NFTA_COUNTER_PACKETS

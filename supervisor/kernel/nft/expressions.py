@@ -404,7 +404,7 @@ def with_mark(mark: int) -> Clause:
 
 
 def copied(copies: int, mark: int, version: int) -> Clause:
-    """`dup to ip daddr`, so often, in a table for this IP version: copies with this packet mark begin anew
+    """`dup to ip daddr`, so often, in a table for this IP version: copies with this packet mark start over
     at the output hook. The packet keeps its own.
     """
     _, offset, length = _ADDRESS[version]

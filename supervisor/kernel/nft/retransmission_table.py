@@ -10,7 +10,7 @@ connection to a gateway is silent, and never longer than this process lives (NFT
         meta mark set COPY_MARK  dup to ip daddr (four times)  meta mark set (what it was)
     }
 
-A segment passes; its copies begin anew at the hook, and each is answered by the ICMP message that takes back
+A segment passes; its copies start over at the hook, and each is answered by the ICMP message that takes back
 one doubling of the pause (RFC 6069; for IPv6 Linux wants `no-route`).
 """
 

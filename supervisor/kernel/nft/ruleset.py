@@ -272,7 +272,7 @@ def _forward() -> Iterator[ex.Clause]:
     yield _join(ex.meta("oifname"), ex.within("arriving"), ex.counter(), ex.drop())
     # Whatever the routes say: into a tunnel goes what carries its lane's mark, and nothing else.
     yield _join(ex.meta("oifname"), ex.within("tunnels"), ex.counter(), ex.drop())
-    # Everything below would leave in clear. After a 1:1 mapping the mark is the only sign of that.
+    # Everything below would leave unencrypted. After a 1:1 mapping the mark is the only sign of that.
     yield _join(_ours(ex.ct("mark")), ex.counter(), ex.reject())
     for v in (4, 6):
         yield _join(ex.destination(v), ex.within(f"destinations{v}"), ex.counter(), ex.reject())

@@ -7,7 +7,7 @@ What a client says is masked four times, and none of these is redundant:
 company; 4. in `app.api.status_page_model`, before it is shown to everybody who may read the status page.
 
 The first place knows the client's own secrets, the later ones (and every log event) all secrets of the
-daemon. They repeat it on purpose: a mistake in one of them must not publish a secret. All of them search by
+daemon. They repeat it on purpose: an error in one of them must not publish a secret. All of them search by
 `common.redaction`.
 """
 

@@ -32,6 +32,7 @@ class _DaemonValues:
     """Values of the daemon as a whole."""
 
     reload_ok: bool = True
+    reload_at: float = 0.0  # Unix time of the last successful one, or of the start
     loop_lag: float = 0.0  # seconds
 
 
@@ -44,7 +45,7 @@ class Metrics:
         self._sources = sources
         self._transitions = TransitionCounters()
         self._series = TunnelSeries(wall_offset, sources)
-        self._daemon = _DaemonValues()
+        self._daemon = _DaemonValues(reload_at=time.time())
         self._rendering = threading.Lock()
         self._process = ProcessCollector(registry=CollectorRegistry())
 
@@ -55,6 +56,8 @@ class Metrics:
     def reloaded(self, successful: bool) -> None:
         """Remember whether the last reload was successful."""
         self._daemon.reload_ok = successful
+        if successful:
+            self._daemon.reload_at = time.time()
 
     def loop_lag(self, seconds: float) -> None:
         """Remember how late the event loop was (`reports.metrics.loop_lag`)."""
@@ -80,23 +83,44 @@ class Metrics:
 
     def _others(self, snapshot: Snapshot) -> Iterator[Metric]:
         yield InfoMetricFamily(f"{PREFIX}_build", "Version of the daemon.", value={"version": self._version})
+        yield from self._of_changes()
         yield from self._of_daemon(snapshot)
         yield from self._of_fleet()
         yield from name_families(self._sources.names())
         yield from self._of_pagerduty(self._sources.pagerduty())
         yield from self._process.collect()
 
-    def _of_daemon(self, snapshot: Snapshot) -> Iterator[Metric]:
-        yield _counter(
-            "kernel_repairs",
-            "Things of ours in the kernel that were missing or changed and were put right.",
-            ("what",),
-            {(what,): count for what, count in dict(self._sources.repairs()).items()},
-        )
+    def _of_changes(self) -> Iterator[Metric]:
+        """What operators change, and what is open: the dashboard annotates its panels with these."""
         yield _gauge(
             "config_last_reload_successful",
             "1 if the last reading of the configuration was successful.",
             self._daemon.reload_ok,
+        )
+        yield _gauge(
+            "config_last_reload_success_timestamp_seconds",
+            "Unix time at which the configuration was last read successfully.",
+            self._daemon.reload_at,
+        )
+        yield _counter(
+            "upgrades",
+            "Upgrades of this process: how often it has changed its program.",
+            (),
+            {(): self._sources.upgrades()},
+        )
+        yield _gauges(
+            "incident_open",
+            "1 for each open incident; none while there is none.",
+            "incident",
+            dict.fromkeys(self._sources.incidents(), 1),
+        )
+
+    def _of_daemon(self, snapshot: Snapshot) -> Iterator[Metric]:
+        yield _counter(
+            "kernel_repairs",
+            "facilitator's kernel state (routes, rules, addresses) that was missing or changed, and was repaired.",
+            ("what",),
+            {(what,): count for what, count in dict(self._sources.repairs()).items()},
         )
         yield _gauge(
             "draining",
@@ -156,7 +180,7 @@ class Metrics:
             return
         family = GaugeMetricFamily(
             f"{PREFIX}_fleet_announced",
-            "Metric with which routers are told of the destination: 5000 while it drains, 9000 while it does not "
+            "Metric with which the destination is announced to routers: 5000 while it drains, 9000 while it does not "
             "work here; 0: they are not told.",
             labels=("destination",),
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -79,6 +79,10 @@ class ScrapeSources:
     announced: Callable[[], Mapping[str, int] | None] = lambda: None
     # What the name service has counted (`names.counters`); empty: it does not run.
     names: Callable[[], Mapping[str, Any]] = lambda: MappingProxyType({})
+    # Names of the open incidents.
+    incidents: Callable[[], Collection[str]] = tuple
+    # How often this process has changed its program.
+    upgrades: Callable[[], int] = lambda: 0
     # Attempts to send an event to PagerDuty, by action and result.
     sent_events: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})
 
@@ -141,7 +145,7 @@ class TunnelSeries:
         )
         yield _gauge(
             "degraded",
-            "1 if it works, but badly.",
+            "1 if it is degraded: it works, but loses packets or is slow.",
             ((n, s.liveness.degraded is not None) for n, s in states.items() if s.phase is Phase.UP),
         )
         yield _gauge(
@@ -203,7 +207,7 @@ class TunnelSeries:
         return simple(
             "facilitator_tunnel_availability_ratio",
             "gauge",
-            "Part of the time in which the tunnel was wanted that it was proven to work.",
+            "Part of the time in which the tunnel was meant to be up that it was proven to work.",
             (
                 (labels(tunnel=name, window=window), ratio)
                 for (name, window), ratio in self._sources.availability(states).items()
@@ -214,7 +218,7 @@ class TunnelSeries:
         return simple(
             "facilitator_tunnel_refused_packets",
             "counter",
-            "Packets of staff whom the tunnel's `allow` does not let in.",
+            "Packets of staff that the tunnel's `allow` rejects.",
             (
                 (labels(tunnel=name, segment=segment), packets)
                 for (name, segment), packets in self._sources.refused().items()
@@ -226,7 +230,7 @@ class TunnelSeries:
         return simple(
             "facilitator_certificate_expiry_timestamp_seconds",
             "gauge",
-            "Unix time at which our certificate for it expires.",
+            "Unix time at which the client certificate for it expires.",
             (
                 (labels(tunnel=name), at)
                 for name, at in self._sources.certificates().items()
@@ -361,7 +365,7 @@ def _counted(counts: Mapping[str, TunnelCounts]) -> Iterator[MetricFamily]:
     )
     yield _counter(
         "login_failures",
-        "Sessions whose login the far side refused.",
+        "Sessions whose login the remote gateway rejected.",
         ((n, c.login_failures) for n, c in counts.items()),
     )
 

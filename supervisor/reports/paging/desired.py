@@ -74,10 +74,13 @@ class DesiredIncidents:
     def _close(self, incident: Incident, why: str) -> None:
         key, wall = incident.dedup_key, self._channel.wall
         self._put(
-            incident, reconcile(incident, False, lambda _: self._channel.notifier.resolve(key, wall), wall)
+            incident,
+            reconcile(
+                incident, False, lambda _: self._channel.notifier.resolve(key, incident.since, wall), wall
+            ),
         )
         if incident.wanted:
-            self._log.info("incident is over", tunnel=incident.tunnel, dedup_key=key, text=why)
+            self._log.info("incident resolved", tunnel=incident.tunnel, dedup_key=key, text=why)
 
     def _put(self, before: Incident, after: Incident) -> None:
         if after != before:
@@ -89,9 +92,7 @@ class DesiredIncidents:
             return
         self._unrouted.add(alert.tunnel)
         self._log.error(
-            "somebody should be called, but no PagerDuty is configured",
-            tunnel=alert.tunnel,
-            text=alert.summary,
+            "an incident pages nobody: PagerDuty is not configured", tunnel=alert.tunnel, text=alert.summary
         )
 
     def _with_current_key(self, incident: Incident) -> Incident:
@@ -109,7 +110,8 @@ class DesiredIncidents:
         wall_offset = self._channel.wall - self._channel.now
         moments = {name: iso(moment + wall_offset) for name, moment in alert.moments.items()}
         page = runbook_url(paging.runbooks, alert.reason)
-        more = moments if page is None else moments | {"runbook_url": page}
+        links = {"runbook_url": page or "", "status_page": paging.page_of(_tunnel_of(alert))}
+        more = moments | {name: link for name, link in links.items() if link}
         details = {name: mask(text) for name, text in (dict(alert.details) | more).items()}
         shown = replace(alert, summary=mask(alert.summary), details=details)
         lines = [mask(line) for line in self._last_lines(alert)]
@@ -123,3 +125,8 @@ class DesiredIncidents:
         each = MAX_LINES // MAX_MEMBERS_WITH_LINES
         quoted = alert.members[:MAX_MEMBERS_WITH_LINES]
         return [f"{tunnel}: {line}" for tunnel in quoted for line in last_lines(tunnel)[-each:]]
+
+
+def _tunnel_of(alert: Alert) -> str:
+    """The one tunnel that the alert is about; "": several, or none."""
+    return alert.members[0] if len(alert.members) == 1 else alert.details.get("tunnel", "")

@@ -41,12 +41,12 @@ class Sender:
         except requests.RequestException as error:
             return SendResult(SendOutcome.FAILED, f"{type(error).__name__}: {error}")
 
-    def post_webhook(self, address: str, body: str) -> SendResult:
+    def post_webhook(self, address: str, document: Mapping[str, Any]) -> SendResult:
         """One attempt at this address, which accepts by any 2xx status. The address, which is a secret, is
         not part of the text of a failure.
         """
         try:
-            return self._post(address, json.loads(body), range(200, 300))
+            return self._post(address, document, range(200, 300))
         except requests.RequestException as error:
             return SendResult(SendOutcome.FAILED, f"no answer: {type(error).__name__}")
 

@@ -67,15 +67,15 @@ class IncidentNotifier(Protocol):
         """Where the secret for incidents about this tunnel is stored; None: it does not get them."""
 
     def required(self, paging: PagingConfig) -> bool:
-        """True if an incident without a location is a mistake worth an error in the log."""
+        """True if an incident without a location is an error worth an error in the log."""
 
     def trigger(self, facilitator: str, alert: Alert, since: float, lines: Sequence[str]) -> str:
         """The body of the event that opens the incident. `since` is Unix time; `lines` are the client's last
         ones.
         """
 
-    def resolve(self, dedup_key: str, at: float) -> str:
-        """The body of the event that closes it. `at` is Unix time."""
+    def resolve(self, dedup_key: str, since: float, at: float) -> str:
+        """The body of the event that closes it, which was open from `since` to `at` (Unix time)."""
 
     def change(self, facilitator: str, summary: str, details: Mapping[str, str], at: float) -> str:
         """The body of a change event: something was done on purpose. `at` is Unix time."""

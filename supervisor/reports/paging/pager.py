@@ -82,7 +82,7 @@ class Pager:
         self._closing = False
         self._latest: dict[str, Alert] | None = None  # verdicts of the last `set`, by tunnel
         self._applied: dict[str, Alert] | None = None  # those that the outbox has, the same object
-        self._tests: list[Future[TestResults]] = []
+        self._tests: list[tuple[str, Future[TestResults]]] = []  # with the tunnel
         self._status = OutboxStatus()
         self._thread = threading.Thread(target=self._run, name=notifier.name, daemon=True)
 
@@ -128,13 +128,14 @@ class Pager:
         with self._changed:
             self._paging = paging
 
-    def test(self) -> Future[TestResults]:
-        """Open and resolve a test incident through the real path. The future gives both results, or raises
-        OSError, LookupError or ValueError if there is no routing key.
+    def test(self, tunnel: str = "") -> Future[TestResults]:
+        """Open and resolve a test incident through the real path, and through the routing key of that tunnel.
+        The future gives both results, or raises OSError, LookupError or ValueError if there is no routing
+        key.
         """
         future: Future[TestResults] = Future()
         with self._changed:
-            self._tests.append(future)
+            self._tests.append((tunnel, future))
             self._changed.notify()
         return future
 
@@ -172,7 +173,7 @@ class Pager:
                 with self._changed:
                     self._applied = None
                     self._changed.wait_for(lambda: self._closing, self._channel.pauses.fault_seconds)
-        for future in self._tests:
+        for _, future in self._tests:
             future.cancel()
         self._outbox.close()
         self._notifier.close()
@@ -201,9 +202,9 @@ class Pager:
             self._desired.apply(alerts, paging)
         self._publish()
         self._applied = alerts
-        for future in tests:
+        for tunnel, future in tests:
             if future.set_running_or_notify_cancel():
-                self._send_test(future, paging)
+                self._send_test(tunnel, future, paging)
         if alerts is not None:
             self._sender.send_next(paging)
         self._changes.send_due(paging)
@@ -223,13 +224,17 @@ class Pager:
         first = min((moment for moment in moments if moment is not None), default=None)
         return None if first is None else max(0.0, first - self._channel.now)
 
-    def _send_test(self, future: Future[TestResults], paging: PagingConfig) -> None:
+    def _send_test(self, tunnel: str, future: Future[TestResults], paging: PagingConfig) -> None:
         channel, notifier = self._channel, self._notifier
-        name = "TEST"  # no tunnel can have this name
-        summary = f"{paging.facilitator}: test of the way to you"
-        alert = Alert(name, Verdict.FIRING, "info", summary, channel.now, {}, "test")
+        name = f"TEST {tunnel}".strip()  # no tunnel can have this name
+        about = f" for tunnel {tunnel}" if tunnel else ""
+        summary = f"{paging.facilitator}: facilitator test alert{about} (no action needed)"
+        page = paging.page_of(tunnel)
+        details = {"tunnel": tunnel} if tunnel else {}
+        details |= {"status_page": page} if page else {}
+        alert = Alert(name, Verdict.FIRING, "info", summary, channel.now, details, "test")
         try:
-            location = notifier.location(paging, name)
+            location = notifier.location(paging, tunnel)
             if location is None:
                 raise LookupError(f"no {notifier.name} is configured")
             key = channel.keys.current(location)
@@ -239,7 +244,7 @@ class Pager:
         wall = channel.wall
         bodies = {
             Action.TRIGGER: notifier.trigger(paging.facilitator, alert, wall, ()),
-            Action.RESOLVE: notifier.resolve(dedup_key(paging.facilitator, name), wall),
+            Action.RESOLVE: notifier.resolve(dedup_key(paging.facilitator, name), wall, wall),
         }
         results = {action: channel.send(key, body, paging) for action, body in bodies.items()}
         for action, result in results.items():

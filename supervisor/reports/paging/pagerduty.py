@@ -58,7 +58,7 @@ class PagerDuty:
             body = _trigger(facilitator, alert, since, {"note": "left out, too long", "tunnel": alert.tunnel})
         return body
 
-    def resolve(self, dedup_key: str, at: float) -> str:
+    def resolve(self, dedup_key: str, since: float, at: float) -> str:
         """The body that closes it."""
         return json.dumps({"event_action": Action.RESOLVE.value, "dedup_key": dedup_key})
 
@@ -94,12 +94,14 @@ def _trigger(facilitator: str, alert: Alert, since: float, details: dict[str, An
         "custom_details": details,
     }
     page = alert.details.get("runbook_url", "")
+    status = alert.details.get("status_page", "")
     links = [{"href": page, "text": f"What {alert.reason} means, and what to do first"}]
     return json.dumps(
         {
             "event_action": Action.TRIGGER.value,
             "dedup_key": dedup_key(facilitator, alert.tunnel),
             "client": "facilitator",
+            **({"client_url": status} if status else {}),
             "payload": payload,
             **({"links": links} if page.startswith("http") else {}),
         }

@@ -85,13 +85,14 @@ class Pagers:
         pairs = zip(configured, self._all, strict=True)
         return [_receiver(pager, known) for known, pager in pairs if known or pager.status.incidents]
 
-    def test(self) -> dict[str, Future[TestResults]]:
-        """Open and resolve a test incident at each configured receiver; its results, by the
-        receiver's name.
+    def test(self, tunnel: str = "") -> dict[str, Future[TestResults]]:
+        """Open and resolve a test incident at each configured receiver, through the routing key of this
+        tunnel; its results, by the receiver's name.
         """
-        secrets = (self._paging.routing_key, self._paging.webhook)
+        paging = self._paging
+        secrets = (paging.tunnels.get(tunnel, paging.routing_key), paging.webhook)
         pairs = zip(secrets, self._all, strict=True)
-        return {pager.name: pager.test() for secret, pager in pairs if secret is not None}
+        return {pager.name: pager.test(tunnel) for secret, pager in pairs if secret is not None}
 
 
 def _receiver(pager: Pager, configured: bool) -> ReceiverEntry:

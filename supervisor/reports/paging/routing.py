@@ -35,6 +35,13 @@ class PagingConfig:
     tunnels: Mapping[str, Secret] = field(default_factory=dict)  # a tunnel's own routing key
     webhook: Secret | None = None  # where the address of a webhook is stored
     runbooks: str = ""  # address of the page about reasons; "": in this distribution
+    webhook_format: str = "facilitator"  # see `reports.paging.webhook_formats`
+    status_page: str = ""  # address of the status page; "": not known
+
+    def page_of(self, tunnel: str) -> str:
+        """Address of the tunnel on the status page, or, with "", of the whole page; "" if it is not known."""
+        fragment = f"#tunnel-{tunnel}" if tunnel else ""
+        return f"{self.status_page.rstrip('/')}/{fragment}" if self.status_page else ""
 
     def location(self, tunnel: str) -> str | None:
         """Where the tunnel's routing key is stored, as text; None: PagerDuty is not configured for it."""

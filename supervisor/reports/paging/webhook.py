@@ -1,5 +1,5 @@
-"""A webhook as a receiver of incidents: the same content as for PagerDuty, as plain JSON, posted to an
-address of your own.
+"""A webhook as a receiver of incidents: the same content as for PagerDuty, as JSON, posted to an address of
+your own; plain, or in the form of `reports.paging.webhook_formats`.
 
 An event is sent until any 2xx status accepts it (at-least-once delivery); duplicates have the same `id`.
 Events about one incident arrive in order. The address usually contains a token: it is a secret, and neither
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.core.alerting.verdict import Alert
 from supervisor.core.humanize import iso
-from supervisor.reports.paging.incident import Action, SendResult, dedup_key
+from supervisor.reports.paging.incident import Action, SendOutcome, SendResult, dedup_key
 from supervisor.reports.paging.routing import PagingConfig, location_of
+from supervisor.reports.paging.webhook_formats import shaped
 
 if TYPE_CHECKING:
     from supervisor.reports.paging.http import Sender
@@ -65,9 +66,9 @@ class Webhook:
             last_lines=list(lines),
         )
 
-    def resolve(self, dedup_key: str, at: float) -> str:
+    def resolve(self, dedup_key: str, since: float, at: float) -> str:
         """The body of the event that closes it."""
-        return _event(Action.RESOLVE.value, dedup_key, at=iso(at))
+        return _event(Action.RESOLVE.value, dedup_key, since=iso(since), at=iso(at))
 
     def change(self, facilitator: str, summary: str, details: Mapping[str, str], at: float) -> str:
         """The body of a change event: something was done on purpose."""
@@ -76,8 +77,14 @@ class Webhook:
         )
 
     def send(self, paging: PagingConfig, key: str, body: str) -> SendResult:
-        """See `reports.paging.http.Sender.post_webhook`."""
-        return self._sender.post_webhook(key, body)
+        """See `reports.paging.http.Sender.post_webhook`. The format is that of the present configuration,
+        also for an event that was stored under another one.
+        """
+        event = json.loads(body)
+        document = shaped(event, paging.webhook_format, paging.facilitator, paging.page_of(""))
+        if document is None:
+            return SendResult(SendOutcome.ACCEPTED, "not sent: this format has no change events")
+        return self._sender.post_webhook(key, document)
 
     def close(self) -> None:
         """Close connections."""

@@ -119,7 +119,7 @@ def _echoed(sock: socket.socket) -> bool:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--device", required=True, help="name of the device that the program makes")
+    parser.add_argument("--device", required=True, help="name of the interface that the program creates")
     parser.add_argument("--mark", type=int, default=0, help="mark of packets that may enter the tunnel")
     parser.add_argument(
         "--probe", action="append", default=[], help="a target that must answer: tcp://, http:// or icmp://"

@@ -168,14 +168,15 @@ class Up(Settings):
         "shown",
     )
     device: str | None = setting(
-        default=None, description="name of the device that it makes: as soon as that is up and has an address"
+        default=None,
+        description="name of the interface that it creates: as soon as that is up and has an address",
     )
     notify: bool = setting(
         default=False, description="true: it says READY=1 on its NOTIFY_SOCKET (sd_notify)"
     )
     probe: bool = setting(
         default=False,
-        description="true: as soon as its device is up and a target of the probe answers through it",
+        description="true: as soon as its interface is up and a target of the probe answers through it",
     )
 
     def check(self) -> None:
@@ -188,7 +189,7 @@ class Command(Tunnel):
     """A tunnel of kind command."""
 
     kind: Literal["command"] = setting(
-        default="command", description="any program that makes a tunnel device"
+        default="command", description="any program that creates a tunnel interface"
     )
     argv: Annotated[tuple[str, ...], NotEmpty(), CheckedBy(_checked_argv)] = setting(
         description="the program and its arguments, no shell; {device}, {directory}, {username} and "
@@ -199,7 +200,7 @@ class Command(Tunnel):
         default=(), description="regular expressions (RE2): lines after which trying again is useless"
     )
     transient: Annotated[tuple[str, ...], CheckedBy(_transient_patterns)] = setting(
-        default=(), description="regular expressions (RE2): lines after which it is started anew"
+        default=(), description="regular expressions (RE2): lines after which it is restarted"
     )
     reads: tuple[Path, ...] = setting(
         default=(),
@@ -232,13 +233,11 @@ class Command(Tunnel):
         used = _names((*self.argv, *self.environment.values()))
         check_sizes((*self.permanent, *self.transient, *(() if self.up.line is None else (self.up.line,))))
         if self.up.device not in (None, self.device):
-            raise ValueError(
-                f"device is {self.device} and up.device is {self.up.device}; they are the same thing"
-            )
+            raise ValueError(f"device: {self.device} and up.device: {self.up.device} must be the same")
         if self.device is None and "device" not in used:
             raise ValueError(
-                "which device is the tunnel's? Put {device} into argv or environment, or name under "
-                "device: what it makes"
+                "which interface is the tunnel's? Put {device} into argv or environment, or name under "
+                "device: what it creates"
             )
         if "username" in used and self.login.username is None:
             raise ValueError("{username} is login.username, which is missing")

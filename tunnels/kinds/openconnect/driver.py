@@ -72,13 +72,13 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--server", required=True, help="HOST[:PORT]")
     parser.add_argument("--protocol", required=True, help="as openconnect names it")
-    parser.add_argument("--device", required=True, help="name of the network device to make")
+    parser.add_argument("--device", required=True, help="name of the interface to create")
     parser.add_argument("--talk", type=int, required=True, help="descriptor of the key that the daemon shows")
     parser.add_argument(
         "--dpd", type=int, required=True, help="seconds of silence after which the server is asked"
     )
     parser.add_argument("--user", help="account name")
-    parser.add_argument("--group", help="what to choose where the server offers several groups")
+    parser.add_argument("--group", help="group to choose if the server offers several")
     parser.add_argument("--usergroup", help="the path of the server's address")
     parser.add_argument("--useragent", help="User-Agent")
     parser.add_argument("--os", help="the operating system to report, as openconnect names it")
@@ -88,7 +88,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--kept", type=int, help="descriptor of what an earlier session has kept")
     parser.add_argument("--mtu", type=int, help="largest packet in bytes; without it, as the server says")
     parser.add_argument(
-        "--append-code", action="store_true", help="the one-time code follows the password in its field"
+        "--append-code", action="store_true", help="the one-time password follows the password in its field"
     )
     return parser.parse_args(arguments)
 

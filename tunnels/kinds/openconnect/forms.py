@@ -16,7 +16,7 @@ from dataclasses import dataclass
 _REQUEST = re.compile(r"(?:GET|POST) https://")
 _USERNAME = re.compile(r"user ?name|\buser\b|log ?in\b|account", re.IGNORECASE)
 _PASSWORD = re.compile(r"passw|passphrase", re.IGNORECASE)
-# Atomic groups: only the first word of a kind begins something, so that a far side cannot have us look again
+# Atomic groups: only the first word of a kind begins something, so that a server cannot make us look again
 # at each repetition of it.
 _CHANGE = re.compile(r"^(?>.*?\b(?:new|current|old|verify|confirm|retype|change)\b).*passw", re.IGNORECASE)
 _CODE = re.compile(
@@ -66,7 +66,7 @@ class Interview:
     """The prompts of one login."""
 
     def __init__(self, appended: bool = False) -> None:
-        """`appended`: the one-time code follows the password in its field, and has none of its own."""
+        """`appended`: the one-time password follows the password in its field, and has none of its own."""
         self._appended = appended
         self._said: list[str] = []  # of the form that is open
         self._asked: set[tuple[Wish, str]] = set()  # what was answered before this form, and its prompts

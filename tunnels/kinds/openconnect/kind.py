@@ -57,37 +57,36 @@ class OpenConnect(Tunnel):
     kind: Literal["openconnect"] = setting(
         default="openconnect", description="openconnect: SSL VPNs of Cisco (ocserv) and others"
     )
-    server: Annotated[str, CheckedBy(_checked_server)] = setting(description="HOST[:PORT] of the far side")
+    server: Annotated[str, CheckedBy(_checked_server)] = setting(
+        description="HOST[:PORT] of the remote gateway"
+    )
     protocol: Protocol = setting(
         default="anyconnect",
-        description="whose VPN it is: anyconnect (also ocserv), gp, pulse, f5, fortinet, array or nc",
+        description="VPN protocol: anyconnect (also ocserv), gp, pulse, f5, fortinet, array or nc",
     )
     server_certificate: Annotated[str, CheckedBy(_checked_pin)] | None = setting(
-        default=None,
-        description="the server's key as pin-sha256:..., where no public authority vouches for it",
+        default=None, description="the server's key as pin-sha256:..., where no public CA has signed it"
     )
     certificate: Path | None = setting(
-        default=None, description="file with our certificate (PEM), and its key if `key` is not given"
+        default=None, description="client certificate (PEM), with its key if `key` is not given"
     )
     key: Secret | None = setting(
-        default=None, description="where the private key of the certificate lies; without a passphrase"
+        default=None, description="private key of the certificate, without a passphrase"
     )
     group: Annotated[str, NotEmpty()] | None = setting(
-        default=None, description="what to choose where the server offers several groups"
+        default=None, description="group to choose if the server offers several"
     )
 
     useragent: Annotated[str, Matching(r"^[\x21-\x7e][\x20-\x7e]{0,200}$")] | None = setting(
-        default=None,
-        description="what the client calls itself (User-Agent), where the far side lets in only some",
+        default=None, description="User-Agent of the client, where the remote gateway accepts only some"
     )
     os: OperatingSystem | None = setting(
         default=None,
-        description="the system that the client says it runs on: linux, linux-64, win, mac-intel, android or "
+        description="operating system that the client reports: linux, linux-64, win, mac-intel, android or "
         "apple-ios",
     )
     usergroup: Annotated[str, Matching(r"^[A-Za-z0-9._~%:/?=&+@-]{1,200}$")] | None = setting(
-        default=None,
-        description="the path of the address behind HOST, by which the far side tells groups apart",
+        default=None, description="path of the URL after HOST, by which the gateway distinguishes groups"
     )
     realm: Annotated[str, Matching(r"^[\x21-\x7e][\x20-\x7e]{0,100}$")] | None = setting(
         default=None, description="the realm to log in to (protocols fortinet, nc and pulse)"
@@ -195,7 +194,7 @@ _LINES = table(
     ),
     (r"^ +--servercert (\S+)", Reason.CERTIFICATE, "the server's certificate is not trusted; its key is {1}"),
     (r"(?<=facilitator: )the server's certificate is not trusted", Reason.CERTIFICATE, "{0}"),
-    (r"SSL certificate authentication failed", Reason.OUR_CERTIFICATE, "the server refused our certificate"),
+    (r"SSL certificate authentication failed", Reason.OUR_CERTIFICATE, "the server rejected our certificate"),
     (r"(?<=facilitator: )our certificate has expired.*", Reason.OUR_CERTIFICATE, "{0}"),
     (
         r"No SSL certificate found to match private key",
@@ -233,7 +232,7 @@ _LINES = table(
     (
         r"Authentication failure: Client certificate required",
         Reason.OUR_CERTIFICATE,
-        "the server wants another certificate than ours",
+        "the server requires a different certificate",
     ),
     (r"Authentication failure: (.*)", Reason.AUTH, "the server refused the login: {1}"),  # Pulse
     (
@@ -248,7 +247,7 @@ _LINES = table(
         "the server does not speak this protocol: {0}",
     ),
     (r"VPN service unavailable; reason: (.*)", Reason.FAR_END_FULL, "the server is not in service: {1}"),
-    (r"No IP address received", Reason.FAR_END_FULL, "the server has no address for us"),
+    (r"No IP address received", Reason.FAR_END_FULL, "the server has no address left"),
     (
         r"(?:unrecognized|invalid) option .*|option .* requires an argument|Unknown VPN protocol .*",
         Reason.CLIENT_CONFIG,
@@ -256,11 +255,11 @@ _LINES = table(
     ),
     (r"Failed to bind local tun device \(TUNSETIFF\): .*busy.*", Reason.LOCAL, "{0}"),
     (r"Failed to (?:bind local|open) tun device.*", Reason.MISSING_RIGHT, "{0}"),
-    (r"(?<=facilitator: )the device cannot be set up: .*", Reason.MISSING_RIGHT, "{0}"),
+    (r"(?<=facilitator: )the interface cannot be set up: .*", Reason.MISSING_RIGHT, "{0}"),
     (
         r"SSO token decryption failed|Failed to decode SSO token|SSO token not alphanumeric",
         Reason.AUTH,
-        "the token of the browser is not for this login; log in anew",
+        "the browser's token is not for this login; log in again",
     ),
     (
         r"Failed to listen on local port 29786: (.*)",
@@ -274,7 +273,7 @@ _LINES = table(
     (
         r"(?<=facilitator: )the server hangs up before a word is said",
         Reason.BANNED,
-        "{0}: it shuts us out, or is full",
+        "{0}: it blocks this host, or is full",
     ),
     (
         r"(?<=facilitator: )the TLS handshake failed|(?<=facilitator: )the server ended the connection "

@@ -73,7 +73,7 @@ class Progress:
             return f"our certificate has expired at {self.expired}, and the server ended the connection"
         if has_certificate:
             return "the server ended the connection after the handshake; it may not accept our certificate"
-        return "the server ended the connection after the handshake; it may want a certificate"
+        return "the server ended the connection after the handshake; it may require a certificate"
 
     def session_end(self, up_seconds: float, lasts: float | None) -> str:
         """Why a session that was up for `up_seconds` ended; `lasts`: seconds that the server had

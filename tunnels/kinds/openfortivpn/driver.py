@@ -79,7 +79,7 @@ class OpenfortivpnSession:
             return await self._talk.ask("code", prompt)
         password = await self._talk.ask("password", prompt)
         return (
-            password + await self._talk.ask("code", "One-time code")
+            password + await self._talk.ask("code", "One-time password")
             if self._options.append_code
             else password
         )

@@ -126,22 +126,30 @@ _LINES = table(
         Reason.CERTIFICATE,
         "the gateway's certificate is not trusted; its digest is {1}",
     ),
-    (r"Could not authenticate to gateway", Reason.AUTH, "the far side refused user name, password or code"),
+    (
+        r"Could not authenticate to gateway",
+        Reason.AUTH,
+        "the remote gateway refused user name, password or code",
+    ),
     (
         r"VPN allocation request failed.*",
         Reason.FAR_END_FULL,
-        "the gateway has let us in and gives us no session: {0}",
+        "the gateway accepted the login and offers no session: {0}",
     ),
     (r"Could not (?:get VPN configuration|start tunnel).*", Reason.HANDSHAKE, "{0}"),
     (r"not spawned with root privileges", Reason.MISSING_RIGHT, "openfortivpn runs as root only"),
     (r"getaddrinfo: (.*)", Reason.DNS, "the gateway's name cannot be resolved: {1}"),
     (r"(?<=connect: ).*", Reason.NETWORK, "the gateway cannot be reached: {0}"),
     (r"SSL_connect: .*", Reason.HANDSHAKE, "{0}"),
-    (r"pppd: .*(?:not responding to echo requests).*", Reason.PEER_TIMEOUT, "the far side fell silent"),
+    (
+        r"pppd: .*(?:not responding to echo requests).*",
+        Reason.PEER_TIMEOUT,
+        "the remote gateway stopped answering",
+    ),
     (
         r"pppd: .*(?:modem hanging up|the peer's request|signal: Hangup).*",
         Reason.PEER_CLOSED,
-        "the far side ended the session",
+        "the remote gateway ended the session",
     ),
     (r"pppd: .*(?:connect time limit|because it was idle).*", Reason.SESSION_EXPIRED, "{0}"),
     (r"pppd: .*(?:negotiation failed|failed to authenticate).*", Reason.HANDSHAKE, "{0}"),
@@ -155,7 +163,7 @@ def _dialogue(tunnel: OpenFortiVpn, inputs: Mapping[str, bytes]) -> ProgramDialo
         known = {} if password is None else {"password": password.decode().rstrip("\r\n")}
     except UnicodeDecodeError:
         raise ValueError("login.password is not UTF-8 text") from None
-    # where there is no password, the code alone is what the far side takes for one
+    # where there is no password, the code alone is what the remote gateway takes for one
     return ProgramDialogue({"password": ""} | known if tunnel.login.append_code else known, _LINES)
 
 

@@ -92,7 +92,7 @@ def _no_client(directive: Directive) -> str | None:
     why = None
     match directive.words:
         case ("dev" | "dev-type", kind, *_) if kind.startswith("tap"):
-            why = "asks for a tap device (Ethernet); only tun (IP) can be routed"
+            why = "asks for a tap interface (Ethernet); only tun (IP) can be routed"
         case ("mode", "server", *_) | ("proto", "tcp-server" | "tcp4-server" | "tcp6-server", *_):
             why = SERVER
         case ("remote", _, _, proto, *_) if proto.endswith("server"):

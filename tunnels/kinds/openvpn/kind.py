@@ -38,7 +38,7 @@ class OpenVPN(Tunnel):
 
     kind: Literal["openvpn"] = setting(default="openvpn", description="OpenVPN")
     config: Path = setting(
-        description="the customer's .ovpn; what the daemon owns in it (device, routes, names, scripts) is "
+        description="the customer's .ovpn; what the daemon owns in it (interface, routes, names, scripts) is "
         "left out"
     )
 

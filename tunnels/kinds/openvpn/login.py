@@ -141,7 +141,8 @@ class Credentials:
         if self._given and not self._asked:
             yield from self._ask(
                 Question(
-                    Wanted.APPROVAL, "the server has our login and waits; approve it, on a phone for instance"
+                    Wanted.APPROVAL,
+                    "the server is waiting for approval of this login, on a phone for instance",
                 ),
                 None,
             )
@@ -186,7 +187,7 @@ class Credentials:
         if user is None or (password is None and not self._account.append_code):
             yield Failed(
                 Reason.AUTH,
-                "the far side asks for a user name and a password; set login.username and login.password",
+                "the remote gateway requires a user name and a password; set login.username and login.password",
             )
         elif not _one_line(user) or not _one_line(password or ""):
             yield Failed(Reason.MISSING_INPUT, "login.username or login.password has more than one line")
@@ -198,7 +199,7 @@ class Credentials:
             )
         elif challenge is not None or self._account.append_code:
             question = Question(
-                Wanted.CODE, challenge or f"the one-time code that follows the password of {user}"
+                Wanted.CODE, challenge or f"the one-time password that follows the password of {user}"
             )
             yield from self._ask(question, lambda code: self._give(_login(user, f"{password or ''}{code}")))
         else:

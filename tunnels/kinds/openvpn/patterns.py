@@ -45,7 +45,7 @@ FATAL = table(
     (
         r"VERIFY ERROR.*not yet valid.*",
         Reason.CERTIFICATE,
-        "the server's certificate is not valid yet (or our clock is wrong): {0}",
+        "the server's certificate is not valid yet (or this host's clock is wrong): {0}",
     ),
     (r"VERIFY (?:[A-Z0-9]+ )?ERROR.*", Reason.CERTIFICATE, "the server's certificate is not trusted: {0}"),
 )
@@ -56,7 +56,7 @@ HINT = table(
     (
         r"WARNING: Your certificate (has expired|is not yet valid)",
         Reason.OUR_CERTIFICATE,
-        "the server did not accept us: our certificate {1}",
+        "the server rejected the login: the client certificate {1}",
     ),
     (
         r"alert (certificate (?:expired|revoked|unknown)|bad certificate|unknown ca)",
@@ -66,7 +66,7 @@ HINT = table(
 )
 # The word of a STATE line for EXITING or RECONNECTING, or the words of a FATAL line.
 STATE = table(
-    (r"auth-temp-failure", Reason.PEER_CLOSED, "the server cannot serve us for the moment"),
+    (r"auth-temp-failure", Reason.PEER_CLOSED, "the server is temporarily unavailable"),
     (
         r"auth-failure \(auth-token\)",
         Reason.SESSION_EXPIRED,
@@ -75,13 +75,13 @@ STATE = table(
     (r"auth-failure", Reason.AUTH, "the server refused the login"),
     (r"server-pushed-halt", Reason.KICKED, "the server's administrator ended the session for good"),
     (r"server-pushed-connection-reset|remote-exit", Reason.PEER_CLOSED, "the server ended the session"),
-    (r"inactive", Reason.PEER_CLOSED, "ended for lack of traffic, as the server or the profile wants it"),
-    (r"session-timeout", Reason.SESSION_EXPIRED, "the longest time of a session is over"),
+    (r"inactive", Reason.PEER_CLOSED, "ended for lack of traffic, as the server or the profile demands"),
+    (r"session-timeout", Reason.SESSION_EXPIRED, "the maximum session time has been reached"),
     (r"ping-(?:exit|restart)", Reason.PEER_TIMEOUT, "the server fell silent"),
     (r"server_poll", Reason.NETWORK, "the server does not answer"),
     (r"connection-failed|network-unreachable", Reason.NETWORK, "the server cannot be reached"),
     (r"no-push-reply", Reason.PEER_TIMEOUT, "the server sends no configuration"),
-    (r"proxy", Reason.NETWORK, "the proxy does not connect us"),
+    (r"proxy", Reason.NETWORK, "the proxy refused the connection"),
     (
         r"Could not determine IPv4/IPv6 protocol|RESOLVE: Cannot resolve",
         Reason.DNS,
@@ -97,7 +97,7 @@ STATE = table(
 )
 # What a server says when it refuses a login for another reason than a wrong account.
 _REFUSAL = table(
-    (r"(?i)^SESSION:? *(.*)", Reason.SESSION_EXPIRED, "the session that was kept is over: {1}"),
+    (r"(?i)^SESSION:? *(.*)", Reason.SESSION_EXPIRED, "the kept session has expired: {1}"),
     (
         r"(?i)^.*(?:licen[sc]e|concurrent|too many (?:\w+ )?(?:sessions|connections|clients|users)|session limit"
         r"|no (?:free|more|available) (?:\w+ )?address|pool (?:is )?(?:exhausted|full|empty)"
@@ -128,7 +128,7 @@ _REFUSAL = table(
         r"|(?:ldap|radius|backend|database|server agent|authentication server|plug-?in)\b.*\b(?:fail\w*|error|down"
         r"|unreachable|initiali[sz]ation)).*",
         Reason.PEER_CLOSED,
-        "the server cannot serve us for the moment: {0}",
+        "the server is temporarily unavailable: {0}",
     ),
 )
 _TEMPORARY = re.compile(r"TEMP(?:\[[^\]]*\])?(?::(.*))?")
@@ -142,7 +142,7 @@ def refusal(what: str, text: str) -> Failed:
         said = explanation(_REFUSAL, temporary[1] or "")
         reason = Reason.PEER_CLOSED if said is None or said.reason is Reason.SESSION_EXPIRED else said.reason
         return Failed(
-            reason, f"the server refused us for the moment: {temporary[1] or 'it does not say why'}"
+            reason, f"the server is temporarily refusing logins: {temporary[1] or 'it does not say why'}"
         )
     return explanation(_REFUSAL, text) or Failed(
         Reason.AUTH, text or "the server refused the user name or the password"
@@ -198,7 +198,7 @@ def pushed_mtu(reply: str) -> int | None:
 
 
 def pushed_ping(reply: str) -> int | None:
-    """Seconds of silence after which the client shall send a packet, and by custom the server does (`ping`);
+    """Seconds of silence after which the client should send a packet, and by custom the server does (`ping`);
     None: not pushed.
     """
     pauses = [

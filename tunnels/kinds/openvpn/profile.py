@@ -1,5 +1,5 @@
 """A customer's .ovpn, made safe: parsed by OpenVPN's own rules, without the options that the daemon owns, and
-written anew.
+rewritten.
 
     bytes of the .ovpn -> read_profile -> OpenVPNProfile -> `complete` (the text for OpenVPN's --config)
 
@@ -83,7 +83,7 @@ class OpenVPNProfile:
         if "cert" in names and "key" not in names:
             return "a cert and no key: ask for the private key"
         if not logs_in and names.isdisjoint({"cert", "pkcs12"}):
-            return "no way to log in, neither cert and key (or pkcs12) nor auth-user-pass; ask for our certificate"
+            return "no way to log in, neither cert and key (or pkcs12) nor auth-user-pass; ask for the client certificate"
         return None
 
     def complete(self, read: Callable[[Directive], bytes]) -> str:

@@ -38,7 +38,7 @@ def _ssh_table(who: str) -> Table:
         (
             r"^Authenticated using \S+ with partial success",
             Reason.CHALLENGE,
-            f"{who} accepted our key and wants a second factor, which nobody is there to give; let the account "
+            f"{who} accepted our key and requires a second factor, which nobody is there to give; let the account "
             "log in with the key alone (AuthenticationMethods publickey)",
         ),
         (
@@ -70,18 +70,18 @@ def _ssh_table(who: str) -> Table:
     )
 
 
-_SSH_LINES = _ssh_table("the far side")
+_SSH_LINES = _ssh_table("the remote host")
 _JUMP_LINES = (
     *table(
         (
             r"^channel \d+: open failed: administratively prohibited.*",
             Reason.CLIENT_CONFIG,
-            "the jump host may not forward connections to the far side (AllowTcpForwarding, PermitOpen)",
+            "the jump host may not forward connections to the remote host (AllowTcpForwarding, PermitOpen)",
         ),
         (
             r"^channel \d+: open failed: (?:connect failed: )?(.*)",
             Reason.NETWORK,
-            "the jump host cannot reach the far side: {1}",
+            "the jump host cannot reach the remote host: {1}",
         ),
     ),
     *_ssh_table("the jump host"),
@@ -91,7 +91,7 @@ _OWN_LINES = table(
         r"expected server init string .* got b(?:'.+'|\".+\")|(?:server died with error|facilitator: ssh ended "
         r"with) code (?!255)\d+",
         Reason.CLIENT_CONFIG,
-        "the far side cannot run Python 3 for us: is it installed, and has the account a shell?",
+        "the remote host cannot run Python 3: is it installed, and does the account have a shell?",
     ),
     (
         r"facilitator: the Python package sshuttle is missing.*|fatal: Failed to find .*",
@@ -111,7 +111,7 @@ _OWN_LINES = table(
     (
         r"SSH connection lost|(?:server died with error|facilitator: ssh ended with) code (?:255|-\d+)",
         Reason.HANDSHAKE,
-        "ssh ended before the far side answered",
+        "ssh ended before the remote host answered",
     ),
     (r"^facilitator: sshuttle ended: (?!Broken pipe|Connection reset).*", Reason.LOCAL, "{0}"),
     (

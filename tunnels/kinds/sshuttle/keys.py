@@ -1,4 +1,4 @@
-"""The user's private key and certificate as they are sent: read, judged, and written anew for ssh.
+"""The user's private key and certificate as they are sent: read, judged, and rewritten for ssh.
 
     bytes of the file -> PrivateKey.read / Certificate.read -> text for ssh, or ProfileError
 
@@ -90,7 +90,7 @@ def _no_key(text: str) -> str:
         if pattern.match(text.lstrip()):
             return f"this {sentence}"
     if "PRIVATE KEY-----" in text:
-        return "the private key is cut off: its line -----END ... PRIVATE KEY----- is missing; copy the file anew"
+        return "the private key is cut off: its line -----END ... PRIVATE KEY----- is missing; copy the file again"
     return "this is not a private ssh key (-----BEGIN OPENSSH PRIVATE KEY-----)"
 
 
@@ -104,7 +104,7 @@ def _passphrase(line: int) -> ProfileError:
 
 def _damaged(line: int) -> ProfileError:
     return ProfileError(
-        "the private key is damaged: characters are missing or changed; copy the file anew, as a whole", line
+        "the private key is damaged: characters are missing or changed; copy the file again, as a whole", line
     )
 
 
@@ -209,7 +209,7 @@ def read_certificate(data: bytes) -> UserCertificate:
     except ProfileError:
         raise
     except (ValueError, OverflowError, OSError):  # of a time far away
-        raise ProfileError("the certificate is damaged; copy the file anew, as a whole", 1) from None
+        raise ProfileError("the certificate is damaged; copy the file again, as a whole", 1) from None
 
 
 def _certificate(text: str, content: bytes) -> UserCertificate:

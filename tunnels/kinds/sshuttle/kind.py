@@ -91,26 +91,24 @@ class Sshuttle(Tunnel):
     """A tunnel of kind sshuttle."""
 
     kind: Literal["sshuttle"] = setting(
-        default="sshuttle", description="sshuttle: TCP over ssh, no network device"
+        default="sshuttle", description="sshuttle: TCP over ssh, no network interface"
     )
     remote: Annotated[str, CheckedBy(_checked_account)] = setting(
-        description="USER@HOST[:PORT] of the far side; the account needs a shell and Python 3"
+        description="USER@HOST[:PORT] of the remote host; the account needs a shell and Python 3"
     )
-    identity: Secret = setting(description="where the private ssh key lies; without a passphrase")
+    identity: Secret = setting(description="private ssh key without a passphrase")
     known_hosts: Path = setting(
-        description="file with the far side's host key, and that of `jump`, as ssh-keyscan prints them"
+        description="file with the remote host's host key, and that of `jump`, as ssh-keyscan prints them"
     )
     certificate: Path | None = setting(
         default=None,
         description="OpenSSH user certificate of `identity` (NAME-cert.pub, as ssh-keygen -s makes it)",
     )
     jump: Annotated[str, CheckedBy(_checked_account)] | None = setting(
-        default=None,
-        description="USER@HOST[:PORT] of a host on the way, where the far side is reached only from there",
+        default=None, description="USER@HOST[:PORT] jump host through which the remote host is reached"
     )
     jump_identity: Secret | None = setting(
-        default=None,
-        description="where the private ssh key for `jump` lies; default: `identity`, also for it",
+        default=None, description="private ssh key for `jump`; default: `identity`"
     )
     workers: Annotated[int, Whole(1, 16)] = setting(
         default=1,
@@ -122,7 +120,7 @@ class Sshuttle(Tunnel):
     )
 
     def check(self) -> None:
-        """Its probes pass, and there is one way to the far side."""
+        """Its probes pass, and there is one way to the remote host."""
         for target in self.probe.targets:
             if target.startswith("icmp:"):
                 raise ValueError(
@@ -131,7 +129,9 @@ class Sshuttle(Tunnel):
         if self.jump_identity is not None and self.jump is None:
             raise ValueError("a jump_identity without a jump is of no use; set jump too")
         if self.jump is not None and self.option("ProxyCommand") is not None:
-            raise ValueError("jump and the ssh option ProxyCommand are two ways to the far side; remove one")
+            raise ValueError(
+                "jump and the ssh option ProxyCommand are two ways to the remote host; remove one"
+            )
 
     @property
     def first_hop(self) -> SshAccount:
@@ -259,14 +259,14 @@ def _doubtful(certificate: UserCertificate, tunnel: Sshuttle, inputs: Inputs) ->
     if certificate.principals and user not in certificate.principals:
         names = ", ".join(certificate.principals)
         yield FileFinding(
-            f"the certificate is for {names}; the far side may refuse it for {user}",
+            f"the certificate is for {names}; the remote host may refuse it for {user}",
             tunnel.certificate,
             fatal=False,
         )
 
 
 def _keepalive(tunnel: Sshuttle) -> tuple[str, ...]:
-    """If probes detect a dead tunnel sooner, ssh shall not give up by itself: then a session survives a
+    """If probes detect a dead tunnel sooner, ssh should not give up by itself: then a session survives a
     silence for as long as TCP does (15 min). Of several workers only ssh itself tells which one is dead.
     """
     return ("ServerAliveCountMax=180",) if tunnel.probe.targets and tunnel.workers == 1 else ()
@@ -305,7 +305,7 @@ class SshuttleDialogue:
             broke = self._connected and failed.reason is Reason.HANDSHAKE
             if failed.reason is Reason.KEY:
                 failed = replace(failed, text=failed.text + self._certificate)
-            yield Failed(Reason.PEER_CLOSED, "the connection to the far side broke") if broke else failed
+            yield Failed(Reason.PEER_CLOSED, "the connection to the remote host broke") if broke else failed
 
     def answer(self, text: str) -> Iterator[Observation]:
         """ssh asks nothing: it is told to fail instead (BatchMode)."""
@@ -351,6 +351,6 @@ SSHUTTLE = Kind(
     connections_per_source=lambda tunnel: tunnel.workers * WORKER_CONNECTIONS_PER_SOURCE,
     inner_probe=lambda tunnel: (
         f"tcp://127.0.0.1:{SshAccount.parse(tunnel.remote).port}"
-    ),  # as the far side sees itself: the very ssh server speaks first
+    ),  # as the remote host sees itself: the very ssh server speaks first
     propose=_propose,
 )

@@ -29,7 +29,7 @@ def established(sessions: Sequence[Message]) -> set[str]:
 
 
 def living(sessions: Sequence[Message]) -> set[str]:
-    """The connections that have an IKE SA in which the gateway can create a child anew."""
+    """The connections that have an IKE SA in which the gateway can recreate a child."""
     return {
         connection
         for session in sessions

@@ -1,5 +1,5 @@
-"""A swanctl.conf, made safe: parsed by strongSwan's own rules, changed where the daemon decides, and written
-anew.
+"""A swanctl.conf, made safe: parsed by strongSwan's own rules, changed where the daemon decides, and
+rewritten.
 
     bytes of the swanctl.conf -> read_swanctl -> Swanctl -> `Swanctl.text` (an anonymous file for swanctl)
 
@@ -207,11 +207,11 @@ def _no_address(connections: list[Tree]) -> Iterator[FileFinding]:
                 network = ip_network(str(local).partition(",")[0].partition("[")[0].strip())
                 yield _at(
                     local,
-                    f"local_ts {network} is a network, and we come from one address; write the one as which the "
-                    f"far side shall see us, such as {next(network.hosts())}/{network.max_prefixlen}",
+                    f"local_ts {network} is a network, and this host has one address; write the address by which the "
+                    f"remote gateway should see it, such as {next(network.hosts())}/{network.max_prefixlen}",
                 )
                 return
-    text = "no address of ours inside the tunnel: add vips = 0.0.0.0 (the far side assigns one), or local_ts = ADDRESS/32"
+    text = "no inner address for this host: add vips = 0.0.0.0 (the remote gateway assigns one), or local_ts = ADDRESS/32"
     yield _at(connections[0].get("remote_addrs"), text)
 
 

@@ -91,7 +91,7 @@ class CharonSession:
             await _cancelled(session)
             return gone.result() or 1
         begun = self._begun or session.done()  # else charon has not answered a request yet
-        _report(await _cancelled(session) or (None if self._stopping else "the session is over"))
+        _report(await _cancelled(session) or (None if self._stopping else "the session has ended"))
         if begun:
             await self._log_off()
         charon.kill()  # its own shutdown takes two seconds, and it has nothing to do any more
@@ -163,7 +163,7 @@ class CharonSession:
         await vici.request("list-sas")
         if not [*given_addresses(self._sessions), *self._options.address]:
             raise ViciError(
-                "the far side gives us no address; the connection needs vips = 0.0.0.0, or a local_ts "
+                "the remote gateway assigns no address; the connection needs vips = 0.0.0.0, or a local_ts "
                 "with one address"
             )
         await self._keep_policies(vici)
@@ -241,7 +241,7 @@ class CharonSession:
         if self._options.login:
             username, password = await self._talk.ask("username"), await self._talk.ask("password")
             if self._options.append_code:
-                password += await self._talk.ask("code", "One-time code")
+                password += await self._talk.ask("code", "One-time password")
             secrets += (
                 {"id": kind.lower(), "type": kind, "data": password, "owners": [username]}
                 for kind in ("EAP", "XAUTH")
@@ -319,7 +319,7 @@ def _require_own(where: str, address: str) -> None:
         except OSError:
             raise ViciError(
                 f"{where}: local_addrs {address} is no address of this host (an Elastic IP is not one: it is "
-                f"translated on the way); remove local_addrs, and set id = {address} in local {{ }} if the far side "
+                f"translated on the way); remove local_addrs, and set id = {address} in local {{ }} if the remote gateway "
                 f"knows us by it"
             ) from None
 
@@ -347,7 +347,7 @@ def _device(pid: int) -> str:
             for line in file.read_text().splitlines():
                 if line.startswith("iff:"):
                     return line.split()[1]
-    raise OSError("charon has made no device")
+    raise OSError("charon has created no interface")
 
 
 async def _cancelled(

@@ -47,10 +47,10 @@ class StrongSwan(Tunnel):
         default="strongswan", description="strongSwan: IPsec with IKEv2 or IKEv1"
     )
     config: Path = setting(
-        description="swanctl.conf; its keys and certificates lie beside it (x509, x509ca, private, ...)"
+        description="swanctl.conf; its keys and certificates are in the same directory (x509, x509ca, private, ...)"
     )
     psk: Secret | None = setting(
-        default=None, description="where the pre-shared key lies, if the swanctl.conf does not hold it"
+        default=None, description="pre-shared key, if the swanctl.conf does not contain it"
     )
 
 
@@ -152,7 +152,7 @@ _LINES = table(
         "{0}",
     ),
     (r"(?<=facilitator: ).*: local_addrs .* is no address of this host.*", Reason.CLIENT_CONFIG, "{0}"),
-    (r"facilitator: the far side gives us no address.*", Reason.CLIENT_CONFIG, "{0}"),
+    (r"facilitator: the remote gateway assigns no address.*", Reason.CLIENT_CONFIG, "{0}"),
     (r"resolving '.*' failed: .*|unable to resolve \S+, initiate aborted", Reason.DNS, "{0}"),
     (
         r"no trusted .* public key found for .*|no issuer certificate found for .*|subject certificate "
@@ -171,12 +171,12 @@ _LINES = table(
         r"EAP-MS-CHAPv2 failed with error|EAP_\w+ method failed|received EAP_FAILURE|XAuth authentication "
         r".*failed",
         Reason.AUTH,
-        "the far side refused user name or password",
+        "the remote gateway refused user name or password",
     ),
     (
         r"tried \d+ shared keys? for .*, but MAC mismatched",
         Reason.AUTH,
-        "the far side has another pre-shared key",
+        "the remote gateway has a different pre-shared key",
     ),
     # A gateway that has started and not yet read its configuration says the same.
     (
@@ -189,27 +189,35 @@ _LINES = table(
         Reason.CLIENT_CONFIG,
         "no cryptography in common: {0}",
     ),
-    (r"received TS_UNACCEPTABLE.*", Reason.CLIENT_CONFIG, "the far side does not carry these networks: {0}"),
+    (
+        r"received TS_UNACCEPTABLE.*",
+        Reason.CLIENT_CONFIG,
+        "the remote gateway does not accept these networks: {0}",
+    ),
     (
         r"received FAILED_CP_REQUIRED",
         Reason.CLIENT_CONFIG,
-        "the far side wants to give us an address: vips = 0.0.0.0 is missing",
+        "the remote gateway wants to assign an address: vips = 0.0.0.0 is missing",
     ),
-    (r"received INTERNAL_ADDRESS_FAILURE.*", Reason.FAR_END_FULL, "the far side has no address left: {0}"),
-    (r"peer not responding", Reason.NETWORK, "the far side does not answer"),
+    (
+        r"received INTERNAL_ADDRESS_FAILURE.*",
+        Reason.FAR_END_FULL,
+        "the remote gateway has no address left: {0}",
+    ),
+    (r"peer not responding", Reason.NETWORK, "the remote gateway does not answer"),
     (
         r"received DELETE for IKE_SA|received DELETE for .* CHILD_SA .*",
         Reason.PEER_CLOSED,
-        "the far side ended the session",
+        "the remote gateway ended the session",
     ),
-    (r"facilitator: the session is over", Reason.PEER_TIMEOUT, "the far side fell silent"),
+    (r"facilitator: the session has ended", Reason.PEER_TIMEOUT, "the remote gateway stopped answering"),
     (r"(?<=facilitator: )establishing CHILD_SA .* failed.*", Reason.HANDSHAKE, "{0}"),
     (r"(?<=facilitator: ).*", Reason.LOCAL, "{0}"),
 )
 _REFUSED = r"received AUTHENTICATION_FAILED (?:notify error|error notify)"
-_LOGIN_REFUSED = (*table((_REFUSED, Reason.AUTH, "the far side refused our login")), *_LINES)
+_LOGIN_REFUSED = (*table((_REFUSED, Reason.AUTH, "the remote gateway refused our login")), *_LINES)
 _CERTIFICATE_REFUSED = (
-    *table((_REFUSED, Reason.OUR_CERTIFICATE, "the far side refused our certificate")),
+    *table((_REFUSED, Reason.OUR_CERTIFICATE, "the remote gateway refused our certificate")),
     *_LINES,
 )
 
@@ -217,7 +225,7 @@ _CERTIFICATE_REFUSED = (
 def _dialogue(tunnel: StrongSwan, inputs: Mapping[str, bytes]) -> ProgramDialogue:
     secrets = {name: _text(inputs[name], name) for name in ("password", "psk") if name in inputs}
     username = {} if tunnel.login.username is None else {"username": tunnel.login.username}
-    # where there is no password, the code alone is what the far side takes for one
+    # where there is no password, the code alone is what the remote gateway takes for one
     password = {"password": ""} if tunnel.login.append_code else {}
     certified = read_swanctl(inputs["config"]).certificate and "password" not in inputs
     return ProgramDialogue(

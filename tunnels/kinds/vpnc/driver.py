@@ -136,7 +136,7 @@ class VpncSession:
         """The gateway has deleted its keys and negotiates no new ones: packets cannot pass, but vpnc would
         try for 15 s.
         """
-        self._give_up(vpnc, "the far side has deleted the session")
+        self._give_up(vpnc, "the remote gateway has deleted the session")
 
     def _give_up(self, vpnc: asyncio.subprocess.Process, why: str) -> None:
         say(why)
@@ -150,7 +150,7 @@ class VpncSession:
         if self._asked == 1:
             answer = await self._talk.ask("password", prompt)
             if self._options.append_code:
-                answer += await self._talk.ask("code", "One-time code")
+                answer += await self._talk.ask("code", "One-time password")
         elif prompt.startswith("Password"):
             say("the password was asked for again")
             ask_to_end(vpnc)

@@ -74,11 +74,11 @@ class Vpnc(Tunnel):
         default="vpnc", description="vpnc: Cisco's IPsec with group name, group secret and XAuth"
     )
     config: Path = setting(
-        description="vpnc's own configuration; what the daemon owns in it (device, script, process) is "
+        description="vpnc's own configuration; what the daemon owns in it (interface, script, process) is "
         "left out"
     )
     group_secret: Secret | None = setting(
-        default=None, description="where the group's secret lies, if the configuration does not hold it"
+        default=None, description="group secret, if the configuration does not contain it"
     )
 
 
@@ -229,27 +229,31 @@ def _text(secret: bytes, name: str) -> str:
 # ----------------------------------------------------------------------------------------------------------
 
 _LINES = table(
-    (r"authentication unsuccessful", Reason.AUTH, "the far side refused user name or password"),
+    (r"authentication unsuccessful", Reason.AUTH, "the remote gateway refused user name or password"),
     (
         r"facilitator: (the password was asked for again)",
         Reason.AUTH,
-        "the far side refused user name or password",
+        "the remote gateway refused user name or password",
     ),
-    (r"check group password!", Reason.AUTH, "the far side refused the group's secret"),
-    (r"no response from target", Reason.NETWORK, "the far side does not answer"),
+    (r"check group password!", Reason.AUTH, "the remote gateway refused the group's secret"),
+    (r"no response from target", Reason.NETWORK, "the remote gateway does not answer"),
     (r"unknown host", Reason.DNS, "the gateway's name cannot be resolved"),
-    (r"connection terminated by dead peer detection", Reason.PEER_TIMEOUT, "the far side fell silent"),
     (
-        r"connection terminated by peer|the far side has deleted the session",
+        r"connection terminated by dead peer detection",
+        Reason.PEER_TIMEOUT,
+        "the remote gateway stopped answering",
+    ),
+    (
+        r"connection terminated by peer|the remote gateway has deleted the session",
         Reason.PEER_CLOSED,
-        "the far side ended the session",
+        "the remote gateway ended the session",
     ),
 )
 
 
 def _dialogue(tunnel: Vpnc, inputs: Mapping[str, bytes]) -> ProgramDialogue:
     known = {"password": _text(inputs["password"], "login.password")} if "password" in inputs else {}
-    # where there is no password, the code alone is what the far side takes for one
+    # where there is no password, the code alone is what the remote gateway takes for one
     return ProgramDialogue({"password": ""} | known if tunnel.login.append_code else known, _LINES)
 
 

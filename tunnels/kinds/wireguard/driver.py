@@ -258,7 +258,7 @@ class WireGuardTunnel:
         if not self._probed and self._handshakes.silent(self._owners, now):
             raise WireGuardFailure(
                 "peer-timeout",
-                f"the far side has not shaken hands for {EXPIRED_SECONDS + UNANSWERED_SECONDS:g} s, though we send",
+                f"the peer has completed no handshake for {EXPIRED_SECONDS + UNANSWERED_SECONDS:g} s, though we send",
             )
         await self._follow_names(peers, now)
 
@@ -356,7 +356,7 @@ def _refused(talk: DaemonChannel, error: OSError) -> None:
                 f"this kernel has no WireGuard, and wireguard-go is not installed ({install})",
             )
         case errno.EPERM | errno.EACCES:
-            talk.failed("missing-right", f"the daemon may not make a WireGuard device: {error.strerror}")
+            talk.failed("missing-right", f"the daemon may not create a WireGuard interface: {error.strerror}")
         case errno.EROFS:
             talk.failed(
                 "missing-right", f"wireguard-go needs a directory {SOCKETS} that the daemon may write"
@@ -364,17 +364,17 @@ def _refused(talk: DaemonChannel, error: OSError) -> None:
         case errno.EADDRINUSE:
             talk.failed(
                 "local",
-                "another WireGuard on this host has a device of the same name; set device: to another name",
+                "another WireGuard on this host has an interface of the same name; set device: to another name",
             )
         case errno.EEXIST:
-            talk.failed("local", "this host has a device of the same name; set device: to another name")
+            talk.failed("local", "this host has an interface of the same name; set device: to another name")
         case _:
             talk.failed("local", f"WireGuard: {error.strerror or 'no answer'}")
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--device", required=True, help="name of the device to make")
+    parser.add_argument("--device", required=True, help="name of the interface to create")
     parser.add_argument("--config", type=int, required=True, help="descriptor of the configuration")
     parser.add_argument("--talk", type=int, required=True, help="descriptor of the key that the daemon shows")
     parser.add_argument("--remote", type=int, default=0, help="which of the addresses of a name comes first")

@@ -70,7 +70,7 @@ def _require_reachable(profile: WireGuardProfile, tunnel: WireGuard) -> None:
             )
         if not any(address.version == network.version for address in profile.addresses):
             raise ProfileError(
-                f"{network} cannot be reached: the file gives us no Address of IPv{network.version}"
+                f"{network} cannot be reached: the file has no Address of IPv{network.version}"
             )
 
 
@@ -137,7 +137,7 @@ _LINES = table(
     (
         r"(?:Failed to listen on uapi socket|UAPI listen error): .*unix socket in use.*",
         Reason.LOCAL,
-        "another WireGuard on this host has a device of the same name; set device: to another name",
+        "another WireGuard on this host has an interface of the same name; set device: to another name",
     ),
     (
         r"(?:Failed to listen on uapi socket|UAPI listen error): .*(?:denied|not permitted|read-only).*",
