@@ -149,7 +149,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     view.complete(engine)
     if fleet is not None:
         engine.deny(fleet.denied)
-    follow_people(people, data_plane.network, engine)
+    follow_people(people, data_plane.network, engine, data_plane.names)
     return Parts(
         identity,
         kinds,
