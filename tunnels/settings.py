@@ -246,6 +246,9 @@ class Reconnect(Settings):
 class AlertSettings(Settings):
     """When a human is called."""
 
+    enabled: Annotated[bool, Exact()] = setting(
+        default=True, description="false: the tunnel never pages; status, metrics and history show it as ever"
+    )
     after: Seconds = setting(
         default=180.0,
         description="how long the tunnel must be down or unhealthy before an incident is opened",

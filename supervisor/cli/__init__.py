@@ -12,7 +12,7 @@ from supervisor.version import version
 
 _HOST = ("run", "check", "plan", "close", "cleanup")
 _TUNNELS = ("status", "start", "stop", "restart", "answer", "logs", "reload", "drain")
-_ALONE = ("fleet", "doctor", "why", "history", "audit", "alerts", "upgrade", "health", "init")
+_ALONE = ("fleet", "doctor", "why", "history", "audit", "alerts", "upgrade", "health", "init", "silence")
 _KEYWORDS = ("import", "try")  # their module and function end with an underscore
 
 
