@@ -71,6 +71,8 @@ class ScrapeSources:
     audit: Callable[[], Mapping[str, int] | None] = lambda: None
     # Whether each member of the fleet is up; None: there is no fleet.
     members: Callable[[], Mapping[str, bool] | None] = lambda: None
+    # Tunnels about which nobody is paged for a while; empty text: everything.
+    silenced: Callable[[], Iterable[str]] = tuple
     # Whether the lock engine answers, and which accounts' locks this member holds; None: there is no engine.
     locks: Callable[[], tuple[bool, Mapping[str, bool]] | None] = lambda: None
     # Seconds since the hub was last heard of; None: never, or there is none.
