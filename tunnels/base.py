@@ -402,6 +402,8 @@ class Kind(Generic[TunnelT]):
     # PEM texts that hold our certificates, so that their expiry is watched
     certificates: Callable[[TunnelT, Inputs], tuple[bytes, ...]] = lambda tunnel, inputs: ()
     required_files: tuple[RequiredFile, ...] = ()
+    # the client goes on when its interface is moved into another network namespace (`facilitator try`)
+    interface_moves: bool = False
     # for `facilitator import`: the tunnel in a customer's file or command line; None: it is not of this kind.
     # ProfileError: it is, and cannot be run
     propose: Callable[[ImportSource], ProposedTunnel | None] = lambda source: None

@@ -241,6 +241,9 @@ class Reconnect(Settings):
 class AlertSettings(Settings):
     """When the tunnel pages."""
 
+    enabled: Annotated[bool, Exact()] = setting(
+        default=True, description="false: the tunnel never pages; status, metrics and history show it as ever"
+    )
     after: Seconds = setting(
         default=180.0,
         description="how long the tunnel must be down or unhealthy before an incident is opened",

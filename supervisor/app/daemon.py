@@ -220,6 +220,7 @@ class Daemon:
         parts.stores.records.only(config.tunnels)
         parts.watchers.inputs.start()
         self._watch_inputs(config)
+        parts.reports.silencing.start()
         parts.reports.pagers.start()
         living = frozenset((entry.tunnel, entry.session) for entry in taken)
         outdated = left.outdated(parts.watchers.inputs)

@@ -23,12 +23,14 @@ from supervisor.clients.reaper import Reaper
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
 from supervisor.core.names.values import NameServiceState, NamesOfTunnel
-from supervisor.core.names.wanted import asking_rules, names_of
+from supervisor.core.names.wanted import admitted, asking_rules, by_person, names_of
+from supervisor.core.network.admission import NOBODY_KNOWN, KnownPeople
 from supervisor.core.network.compose import Scope
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import TunnelState
 from supervisor.core.views.documents import NameServiceEntry
 from supervisor.version import version
+from tunnels.networks import IPNetwork
 from tunnels.settings import Tunnel
 
 CONDITION = "names"
@@ -36,6 +38,7 @@ START_SECONDS = 10.0  # for a new process to listen
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # seconds until it is started again
 LOOK_UP_SECONDS = 8.0
 END_SECONDS = 2.0
+RULES_SECONDS = 30.0  # until rules about people are looked at again: the last day of one may be over
 _MAX_LINE = 1 << 22
 
 Row = tuple[Tunnel, TunnelState, int, NamesOfTunnel]
@@ -58,6 +61,9 @@ class NameServiceProcess:
         self._wanted: NameServiceState | None = None
         self._rows: dict[str, Row] = {}
         self._segments: object = None
+        self._last: tuple[Scope, Snapshot, Mapping[str, int]] | None = None
+        self._people = NOBODY_KNOWN
+        self._admitted: dict[str, tuple[Tunnel, float, tuple[IPNetwork, ...]]] = {}  # and when it was judged
         self._changed = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
         self._told: NameServiceState | None = None
@@ -72,6 +78,7 @@ class NameServiceProcess:
 
     def set(self, scope: Scope, snapshot: Snapshot, lanes: Mapping[str, int]) -> None:
         """From now on this is wanted; returns at once."""
+        self._last = (scope, snapshot, lanes)
         rules = asking_rules(scope)
         wanted = None
         if rules is not None and not self._ending:
@@ -93,11 +100,32 @@ class NameServiceProcess:
                 continue
             row = before.get(name)
             if row is None or row[0] is not tunnel or row[1] is not state or row[2] != lanes[name]:
-                made = names_of(tunnel, state, lanes[name], scope.segments, self._wall_offset)
+                people = self._people_of(tunnel, snapshot.now)
+                made = names_of(tunnel, state, lanes[name], scope.segments, self._wall_offset, people)
                 known = made if row is None or row[3] != made else row[3]
                 row = (tunnel, state, lanes[name], known)
             self._rows[name] = row
         return {name: row[3] for name, row in self._rows.items()}
+
+    def know(self, people: KnownPeople) -> None:
+        """These people have these addresses from now on, for `allow` by group and person."""
+        self._people = people
+        if any(by_person(row[0]) for row in self._rows.values()) and self._last is not None:
+            self._rows, self._admitted = {}, {}
+            self.set(*self._last)
+
+    def _people_of(self, tunnel: Tunnel, now: float) -> tuple[IPNetwork, ...]:
+        """Whom the rules about people let in; looked at again when somebody comes, and now and then, because
+        rules end.
+        """
+        rules = by_person(tunnel)
+        known = self._admitted.get(tunnel.name)
+        if not rules:
+            return ()
+        if known is None or known[0] is not tunnel or now - known[1] > RULES_SECONDS:
+            found = admitted(rules, self._people, now, now + self._wall_offset)
+            known = self._admitted[tunnel.name] = (tunnel, now, found)
+        return known[2]
 
     # --- what is told
 

@@ -28,6 +28,7 @@ from supervisor.app.watchers.configuration import ConfigurationFile
 from supervisor.app.watchers.http_address import HttpAddress
 from supervisor.app.watchers.loop_watchdog import LoopWatchdog
 from supervisor.app.watchers.server_tls import TlsRenewal
+from supervisor.app.watchers.silencing import Silencing
 from supervisor.clients.cgroup import ClientGroup
 from supervisor.clients.hooks import HookRunner
 from supervisor.clients.input_watcher import InputWatcher
@@ -93,6 +94,7 @@ class Reports:
     last_failures: LastFailures
     history: History
     pagers: Pagers
+    silencing: Silencing
     auditing: Auditing
     page_model: StatusPageModel
     hooks: HookRunner

@@ -37,6 +37,7 @@ from supervisor.app.stores.changed_sysctls import ChangedSysctls
 from supervisor.app.stores.last_configuration import LastConfiguration
 from supervisor.app.stores.last_end import LastEnd
 from supervisor.app.stores.second_sessions import SecondSessions
+from supervisor.app.stores.silences import SilenceFile
 from supervisor.app.stores.state_store import MemoryFiles, Present
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
 from supervisor.app.traffic_readers import LaneMeter, SessionMeter
@@ -47,6 +48,7 @@ from supervisor.app.watchers.configuration import ConfigurationFile
 from supervisor.app.watchers.http_address import HttpAddress
 from supervisor.app.watchers.loop_watchdog import LoopWatchdog
 from supervisor.app.watchers.server_tls import TlsRenewal
+from supervisor.app.watchers.silencing import Silencing
 from supervisor.clients.cgroup import ClientGroup
 from supervisor.clients.hooks import HookRunner, HookSources
 from supervisor.clients.input_watcher import InputWatcher
@@ -149,7 +151,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     view.complete(engine)
     if fleet is not None:
         engine.deny(fleet.denied)
-    follow_people(people, data_plane.network, engine)
+    follow_people(people, data_plane.network, engine, data_plane.names)
     return Parts(
         identity,
         kinds,
@@ -267,6 +269,8 @@ def _reports(
     hooks = PagerHooks(base.files.secret_text, lambda tunnel: runner.tail(tunnel, INCIDENT_LINES), sent.count)
     pagers = Pagers(base.state_dir, paging(base.identity, base.config), hooks, base.secrets)
     base.closing.add("alerter", pagers.close)
+    silencing = Silencing(SilenceFile(base.state_dir), pagers, base.inbox.post, auditing.noted)
+    base.closing.add("silences", silencing.close)
     sources = ScrapeSources(
         link_bytes=LinkBytes(),
         carried=LaneMeter(engine.lane),
@@ -286,6 +290,7 @@ def _reports(
         log_dropped=log_dropped,
         book_age=lambda: base.people.age,
         certificates=lambda: {name: expiry.at for name, expiry in certificates.expiries.items()},
+        silenced=lambda: silencing.silenced,
         internal_errors=lambda: base.faults.counts,
         members=lambda: None if fleet is None else fleet.members_up,
         locks=lambda: (
@@ -307,7 +312,7 @@ def _reports(
         )
     )
     hook_runner = _hooks(base, runner)
-    return Reports(metrics, last_failures, history, pagers, auditing, page_model, hook_runner)
+    return Reports(metrics, last_failures, history, pagers, silencing, auditing, page_model, hook_runner)
 
 
 def _hooks(base: _Base, runner: Runner) -> HookRunner:
@@ -351,7 +356,7 @@ def _outputs(
         network,
         data_plane.prober,
         data_plane.flows,
-        alerters=(reports.pagers, reports.history, reports.page_model),
+        alerters=(reports.silencing, reports.history, reports.page_model),
         recorders=(
             TransitionLog(base.identity.runbooks),
             metrics,
@@ -373,6 +378,7 @@ def _outputs(
             watchers.http,
             reports.hooks,
             data_plane.names,
+            reports.silencing,
             *(() if fleet is None else (fleet,)),
             *(() if locks is None else (locks,)),
             base.people,

@@ -14,8 +14,8 @@ from supervisor.version import version
 
 _HOST = ("run", "check", "plan", "close", "cleanup")
 _TUNNELS = ("status", "start", "stop", "restart", "answer", "logs", "reload", "drain")
-_ALONE = ("fleet", "doctor", "why", "history", "audit", "alerts", "upgrade", "health", "init")
-_KEYWORDS = ("import",)  # their module and function end with an underscore
+_ALONE = ("fleet", "doctor", "why", "history", "audit", "alerts", "upgrade", "health", "init", "silence")
+_KEYWORDS = ("import", "try")  # their module and function end with an underscore
 
 
 class _OnDemand(UserDict[str, Any]):

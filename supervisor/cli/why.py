@@ -34,8 +34,8 @@ def why(
     """Show how a packet to ADDRESS would be routed right now, and why.
 
     Names who may send it, which tunnel routes it, what the kernel holds, and what blocks it. ADDRESS is the
-    one that users see, or the real one at the remote site if it is mapped; or a name behind a tunnel
-    (`names:`), which is resolved; or, with a hub in the configuration, a user's address: who has it, and
+    one that users see, or the real one at the remote site if it is mapped. It may be a name behind a tunnel
+    (`names:`), which is then resolved, and with a hub in the configuration a user's address: who has it, and
     which tunnels let that person in.
 
     Exit code 0: it is routed. 3: its tunnel is not up. 1: no tunnel routes it, or something blocks it.

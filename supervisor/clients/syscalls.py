@@ -29,6 +29,7 @@ _SECCOMP_MODE_FILTER = 2
 _SETRESGID = {"x86_64": 119, "aarch64": 149, "riscv64": 149}.get(os.uname().machine, -1)
 _CAPABILITY_VERSION_3 = 0x20080522
 _CLONE_NEWNS = 0x0002_0000
+_CLONE_NEWNET = 0x4000_0000
 _MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
 
 
@@ -178,6 +179,11 @@ def own_mounts() -> None:
     _checked(
         _libc().mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None), "mount(/, MS_SLAVE)"
     )
+
+
+def own_network() -> None:
+    """Give this thread a network namespace of its own, without any interface that is up. OSError."""
+    _checked(_libc().unshare(_CLONE_NEWNET), "unshare(CLONE_NEWNET)")
 
 
 def show_instead(source: str, target: str) -> None:

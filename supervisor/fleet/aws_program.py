@@ -31,6 +31,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0  # after an error of the 
 _OF_ALL = ("RequestLimit", "Throttl", "Auth", "Expired", "Unavailable", "InternalError", "OptInRequired")
 _METADATA = "169.254.169.254"
 _API_SECONDS = 5.0
+_TRIAL = {"DestinationCidrBlock": "192.0.2.0/24", "DryRun": True}  # RFC 5737: nobody's network
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,22 @@ class RouteKeeper:
             more = f"; so are {len(refused) - 1} more" if len(refused) > 1 else ""
             raise AwsProblem(refused[0] + more)
         return sorted(f"{route.table} {route.network}" for route in (*memory.written, *memory.doubted))
+
+    def dry_run(self) -> Iterator[str]:
+        """What would not be possible, a sentence each. It changes nothing (DryRun)."""
+        try:
+            with explained():
+                self._ec2.describe_route_tables(RouteTableIds=list(self._tables))
+        except AwsProblem as problem:
+            yield f"the route tables cannot be read: {problem}"
+        for table in self._tables:
+            for call in (self._ec2.create_route, self._ec2.replace_route):
+                try:
+                    with explained():
+                        call(RouteTableId=table, NetworkInterfaceId=self._interface, **_TRIAL)
+                except AwsProblem as problem:
+                    if "DryRunOperation" not in str(problem):
+                        yield f"routes of {table} cannot be written: {problem}"
 
     def _seen(self) -> Mapping[CloudRoute, RouteTarget]:
         answer = self._ec2.describe_route_tables(RouteTableIds=list(self._tables))
@@ -187,8 +204,21 @@ def _settings(line: str) -> AwsSettings:
     return AwsSettings(tuple(raw["tables"]), raw["interface"], raw["endpoint"], raw["region"])
 
 
+def _dry_run(settings: AwsSettings) -> int:
+    try:
+        with explained():
+            keeper = _keeper(settings)
+        problems = list(keeper.dry_run())
+    except AwsProblem as problem:
+        problems = [str(problem)]
+    print(json.dumps({"problems": problems}))
+    return 0
+
+
 def main() -> int:
-    """Until stdin ends."""
+    """Until stdin ends. With `--dry-run`: one line on stdout, `{"problems": [...]}`."""
+    if sys.argv[1:] == ["--dry-run"]:
+        return _dry_run(_settings(sys.stdin.read()))
     orders = OrderLines(sys.stdin.fileno())
     settings = _settings(orders.next(None) or "{}")
     keeper: RouteKeeper | None = None

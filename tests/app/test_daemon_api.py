@@ -35,6 +35,7 @@ def made(world: World, tmp_path) -> RunningDaemonAPI:
         "engine": world.engine,
         "stopped_tunnels": StoppedTunnels(tmp_path),
         "network": world.network,
+        "people": lambda: None,
     }
     return RunningDaemonAPI(**dict.fromkeys(field.name for field in fields(RunningDaemonAPI)) | needed)
 

@@ -22,7 +22,6 @@ from rich.table import Table
 
 from tests.bench.cost import cpu_seconds, pss_mib
 from tests.bench.fleet import BenchedFleet, outages
-from tests.lab.fleet import LabMember
 from tests.lab.fleet_traffic import Crossing, carrier, crossing, other
 from tests.lab.network import CUSTOMER, DATACENTRE_WEB
 from tests.lab.wait import eventually
@@ -64,7 +63,7 @@ def unreachable(fleet: BenchedFleet) -> float:
     """
     fleet.settle()
     member = carrier(fleet.lab)
-    address = tunnel_address(fleet, member)
+    address = fleet.daemons[member].tunnel("acme-dc")["session"]["address"]
     customer = fleet.lab.network["customer"]
     drops = f"type filter hook forward priority 0; ip saddr {address} ip daddr {DATACENTRE_WEB} drop;"
     try:
@@ -132,13 +131,6 @@ def conditions(fleet: BenchedFleet) -> list[str]:
     """The conditions of all members that are about the fleet."""
     shown = (each for daemon in fleet.daemons.values() for each in daemon.status()["conditions"])
     return [each["name"] for each in shown if each["name"].startswith("fleet-")]
-
-
-def tunnel_address(fleet: BenchedFleet, member: LabMember) -> str:
-    """The address with which this member's packets come out of its tunnel."""
-    lines = fleet.lab.namespace_of(member).run("ip", "-br", "-4", "address").stdout.splitlines()
-    words = next(line.split() for line in lines if line.startswith("t-"))
-    return words[2].split("/")[0]
 
 
 def rows(fleet: BenchedFleet, given: argparse.Namespace) -> Iterator[tuple[str, ...]]:

@@ -10,31 +10,23 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from common.configuration.notation import Listen
-from common.plain import plain
-from supervisor.core.names.values import AskingRules, MappedNetwork, NameServiceState
+from tests.lab.name_process import name_process
 from tests.lab.resolver import CustomerResolver
 from tests.lab.servers import Server, program
-from tests.lab.wait import eventually
-from tests.names.messages import ACME
 from tests.netns import Namespace
 
 NAMES, WINDOW, ROUNDS, SLOW = 10_000, 64, 3, 200.0
 CUSTOMER, DNSMASQ, UNBOUND, OURS = "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"
 _CORE = ("taskset", "-c", "0")
-_START = "import sys; from supervisor.names.program import main; main()"
 
 
 @contextlib.contextmanager
@@ -67,35 +59,7 @@ def servers(net: Namespace, directory: Path) -> Iterator[dict[str, Server]]:
         for server in found.values():
             server.start()
             closing.callback(server.kill)
-        yield found | {"ours": closing.enter_context(ours(net, directory))}
-
-
-@contextlib.contextmanager
-def ours(net: Namespace, directory: Path) -> Iterator[Server]:
-    """The process of the name service, without a daemon, and told what to do."""
-    home = directory / "ours"
-    home.mkdir()
-    (home / "key").write_text("key")
-    server = Server(net, directory, "ours", (*_CORE, sys.executable, "-c", _START, str(home), "bench"), "")
-    server.start()
-    try:
-        eventually((home / "control.sock").exists, 10, "it listens")
-        about = replace(
-            ACME,
-            servers=(ip_address(CUSTOMER),),
-            networks=(MappedNetwork(ip_network("10.0.0.0/16"), ip_network("100.64.0.0/16")),),
-            mark=0,
-            device="lo",
-        )
-        rules = AskingRules((ip_network("127.0.0.0/8"),), listen=(Listen(OURS, 53),))
-        with socket.socket(socket.AF_UNIX) as control:
-            control.connect(str(home / "control.sock"))
-            state = plain(NameServiceState(rules, {"acme-dc": about}))
-            control.sendall(b"key\n" + json.dumps({"state": state}).encode() + b"\n")
-            eventually(lambda: b"report" in control.recv(65536), 10, "it has taken its state")
-            yield server
-    finally:
-        server.kill()
+        yield found | {"ours": closing.enter_context(name_process(net, directory, OURS, CUSTOMER, _CORE))}
 
 
 def flood(net: Namespace, server: str, rounds: int, rate: float = 0.0, names: int = NAMES) -> dict[str, Any]:

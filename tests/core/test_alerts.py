@@ -62,6 +62,13 @@ def test_a_tunnel_that_waits_for_a_human_calls_one_at_once() -> None:
     assert "needs attention" in alert.summary
 
 
+def test_a_tunnel_that_never_pages() -> None:
+    tunnel = replace(TUNNEL, alert=replace(ALERT, enabled=False))
+    for state in (DOWN, but(DOWN, phase=Phase.FAILED), WELL):
+        alert, due = judge(state, 9999.0, tunnel=tunnel)
+        assert (alert.verdict, due) == (Verdict.CLEAR, None)
+
+
 def test_what_an_operator_stopped_calls_nobody() -> None:
     alert, due = judge(but(DOWN, want=Want.DOWN, phase=Phase.STOPPED), 9999.0)
     assert (alert.verdict, due) == (Verdict.CLEAR, None)

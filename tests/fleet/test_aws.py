@@ -147,6 +147,16 @@ async def test_what_the_api_refuses_is_said(vpc: VpcUnderTest) -> None:
         assert "eni-0123456789" in owner.problem
 
 
+def test_the_doctor_tries_and_changes_nothing(vpc: VpcUnderTest) -> None:
+    keeper = RouteKeeper(vpc.ec2, [vpc.table], vpc.interfaces[0])
+    assert list(keeper.dry_run()) == []
+    assert vpc.leads_to() is None
+    (unread, *unwritten) = RouteKeeper(vpc.ec2, ["rtb-0123"], vpc.interfaces[0]).dry_run()
+    assert "cannot be read" in unread
+    vpc.double.throttled = 100
+    assert len(list(keeper.dry_run())) == 3
+
+
 def test_a_route_that_is_refused_does_not_hold_up_the_others(vpc: VpcUnderTest) -> None:
     keeper = RouteKeeper(vpc.ec2, [vpc.table], vpc.interfaces[0])
     bad, good = "10.76.0.0/24", NETWORK  # in this order

@@ -15,6 +15,7 @@ import pytest
 from supervisor.core.fleet.lease import call_budget
 from supervisor.fleet.consul import ConsulLock
 from supervisor.fleet.etcd import EtcdLock
+from supervisor.fleet.examining import examined
 from supervisor.fleet.lock_service import LockService, LockServiceAway, LockServiceDenied
 from supervisor.http_connections import HttpConnections, HttpRequest
 from tests.lab.lock_engines import ConsulAgent, EngineTls, LoopbackEtcd, free_ports, program
@@ -146,6 +147,13 @@ async def test_a_key_of_an_ended_lease_can_be_written_with_the_next_one(service:
     assert (found.value, found.lease) == ("later", after.id)
 
 
+async def test_the_doctor_uses_it_and_leaves_nothing(service: LockService) -> None:
+    found = await examined(service, "emea", "vpn1", locks=True)
+    assert (found.away, found.denied) == ("", ())
+    assert found.seconds > 0
+    assert await service.list("facilitator/") == []
+
+
 async def test_a_watch_tells_soon_after_each_change(service: LockService) -> None:
     seen: asyncio.Queue[float] = asyncio.Queue()
 
@@ -249,6 +257,7 @@ async def test_etcd_asks_for_a_password_and_its_tokens_end(tmp_path: Path) -> No
             await EtcdLock(anonymous, 5.0).get(KEY)
         with pytest.raises(LockServiceDenied):
             await service("wrong").get(KEY)
+        assert (await examined(service("wrong"), "emea", "vpn1", locks=True)).denied
         right = service("right")
         lease = await right.open_lease()
         assert (await right.acquire(KEY, "vpn1", lease.id)).held

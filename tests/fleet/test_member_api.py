@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from common.tls import ServerTls
-from supervisor.app.fleet.lock_engine import member_apis
+from supervisor.app.lock_engine import client_tls, member_apis
 from supervisor.config.fleet import ClientTls, FleetMember, FleetSettings
 from supervisor.control.api import HTTPApi
 from supervisor.control.sockets import Servers
 from supervisor.core.fleet.member_status import MemberStanding, MemberStatus, MemberTunnel
+from supervisor.core.preflight.fleet import CLOCK_SECONDS
+from supervisor.fleet.member_api import examined_member
 from tests.control.certificates import ControlAuthority
 from tests.control.test_api import FakeDaemon
 from tests.page.sample_pages import down, tunnel
@@ -74,6 +76,17 @@ async def test_members_answer_by_their_own_servers(server: tuple[ControlAuthorit
     assert sight.unknown.keys() == {"vpn3", "vpn4"}
     assert "Connect" in sight.unknown["vpn3"]
     assert "no api" in sight.unknown["vpn4"]
+
+
+async def test_the_doctor_sees_names_and_clocks(server: tuple[ControlAuthority, str]) -> None:
+    authority, url = server
+    certificate, key = authority.sign("CN=vpn1", "client")
+    tls = client_tls(ClientTls(certificate=certificate, key=key, ca=authority.file))
+    found = await examined_member("vpn2", url, lambda: tls)
+    assert (found.problem, found.name, found.version) == ("", "vpn2", "0.1.0")
+    assert found.ahead is not None
+    assert abs(found.ahead) < CLOCK_SECONDS
+    assert "Connect" in (await examined_member("vpn3", "https://127.0.0.1:1", lambda: tls)).problem
 
 
 async def test_who_is_not_let_in_says_so(server: tuple[ControlAuthority, str]) -> None:

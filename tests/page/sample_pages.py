@@ -86,6 +86,7 @@ def tunnel(name: str, **changed: Any) -> TunnelOnPage:
             "port": None,
             "address": "10.78.0.2",
             "peer": None,
+            "name_servers": [],
             "path_mtu": 1400,
             "started": iso(NOW - 12_004),
         },

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.root
 
 LISTEN = "10.60.0.2"  # an address of the facilitator
 SERVER, DB = IPv4Address("10.0.0.53"), IPv4Address("10.0.0.80")  # at both customers
-HOSTS = 10_000
+HOSTS, ASKED = 10_000, 3_000  # `python -m tests.bench.names` asks for all
 
 
 @dataclass
@@ -123,7 +123,7 @@ def ask(lab: Lab, *words: str, source: str = "") -> str:
     """What dig prints on the laptop."""
     bound = ("-b", source) if source else ()
     done = lab.network["laptop"].run(
-        "dig", f"@{LISTEN}", *bound, "+tries=1", "+time=3", *words, check=False, timeout=30
+        "dig", f"@{LISTEN}", *bound, "+tries=1", "+time=2", *words, check=False, timeout=30
     )
     return done.stdout
 
@@ -165,12 +165,13 @@ def _explained(daemon: LabDaemon) -> None:
     said = daemon.cli("why", "db1.globex.internal", "--from", "10.8.0.2")
     assert said.returncode == 0, said.stdout + said.stderr
     assert "db1.globex.internal is 100.65.0.80, asked of 10.0.0.53 inside globex-dc" in said.stdout
-    assert "db1.globex.internal: 100.65.0.80 (10.0.0.80 behind globex-dc) is carried by" in said.stdout
+    assert said.stdout.startswith("db1.globex.internal: 100.65.0.80")
+    assert "is carried by globex-dc" in said.stdout
     said = daemon.cli("why", "www.example.com")
     assert (said.returncode, "is in no tunnel's" in said.stdout) == (1, True)
     assert "name servers pushed: 10.0.0.53" in daemon.cli("status", "globex-dc").stdout
     eventually(
-        lambda: daemon.metric("facilitator_names_responses_total", tunnel="acme-dc", rcode="NOERROR") > HOSTS,
+        lambda: daemon.metric("facilitator_names_responses_total", tunnel="acme-dc", rcode="NOERROR") > ASKED,
         10,
         "they are counted",
     )
@@ -186,10 +187,10 @@ def _stranger(lab: Lab) -> str:
 
 
 def _all_names(lab: Lab) -> None:
-    """Ten thousand names, each with its own address."""
-    argv = program("names", LISTEN, "53", "host{}.acme.internal", str(HOSTS), "100.64.16.0", "64")
+    """Many names of ten thousand, each with its own address."""
+    argv = program("names", LISTEN, "53", "host{}.acme.internal", str(ASKED), "100.64.16.0", "64")
     done = json.loads(lab.network["laptop"].run(*argv, timeout=120).stdout)
-    assert (done["right"], done["wrong"]) == (HOSTS, 0), done
+    assert (done["right"], done["wrong"]) == (ASKED, 0), done
 
 
 def test_a_tunnel_that_is_down_is_said_at_once_and_the_process_outlives_the_daemon(

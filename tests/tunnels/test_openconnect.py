@@ -23,6 +23,7 @@ from tunnels.driver_dialogue import ProgramDialogue
 from tunnels.kinds.openconnect.client_process import lines_and_prompts, read_ticket
 from tunnels.kinds.openconnect.forms import Interview, Wish
 from tunnels.kinds.openconnect.kind import OPENCONNECT, OpenConnect
+from tunnels.kinds.openconnect.progress import Progress
 
 PIN = f"pin-sha256:{'A' * 43}="
 PLACE = Placement(Path("/run/facilitator/acme"), "t-acme", 0, "/usr/bin/python3")
@@ -362,3 +363,27 @@ def test_what_is_kept_holds_no_password() -> None:
     ]
     assert kept
     assert all(set(each) <= {"COOKIE", "HOST", "CONNECT_URL", "FINGERPRINT", "RESOLVE"} for each in kept)
+
+
+# --- contact with the server
+# ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "contact"),
+    [
+        ("CSTP Dead Peer Detection detected dead peer!", False),
+        ("GPST Dead Peer Detection detected dead peer!", False),
+        ("DTLS Dead Peer Detection detected dead peer!", True),
+        ("ESP Dead Peer Detection detected dead peer", True),
+        ("SSL negotiation with vpn.example.net", True),
+    ],
+)
+def test_what_ends_the_contact_with_the_server(line: str, contact: bool) -> None:
+    progress = Progress()
+    assert not progress.contact
+    progress.see("Connected to 203.0.113.2:443")
+    progress.see(line)
+    assert progress.contact is contact
+    progress.see("SSL negotiation with 203.0.113.2")  # in place openconnect says no more
+    assert progress.contact

@@ -13,7 +13,7 @@ from tests.tunnels.driver import explained
 from tunnels.base import Connected, Failed, LineSource, NextServer, Question, Reason, Say, Wanted
 from tunnels.kinds.openvpn.login import Answer, LoginIdentity
 from tunnels.kinds.openvpn.management import PATIENCE, OpenVPNDialogue
-from tunnels.kinds.openvpn.patterns import pushed_routes
+from tunnels.kinds.openvpn.patterns import pushed_name_servers, pushed_routes
 
 ATTACHED = ("", "END", ">STATE:1,CONNECTING,,,,,,", "END")
 
@@ -403,3 +403,16 @@ def test_junk_in_the_shape_of_sense(lines: list[str]) -> None:
                 assert not [
                     answer for answer in given if isinstance(answer, Say) and set(answer.line) & set("\r\n\0")
                 ]
+
+
+@pytest.mark.parametrize(
+    ("reply", "servers"),
+    [
+        ("PUSH_REPLY,dhcp-option DNS 10.0.0.53,dhcp-option DOMAIN acme.internal", ["10.0.0.53"]),
+        ("PUSH_REPLY,dhcp-option DNS6 fd00::53,dhcp-option DNS 10.0.0.53", ["fd00::53", "10.0.0.53"]),
+        ("PUSH_REPLY,dns server 1 address 10.0.0.53 [fd00::53],route 10.0.0.0", ["10.0.0.53", "fd00::53"]),
+        ("PUSH_REPLY,dhcp-option DNS here,dhcp-option DNS,dns server 1 resolve-domains a.b", []),
+    ],
+)
+def test_pushed_name_servers(reply: str, servers: list[str]) -> None:
+    assert [str(server) for server in pushed_name_servers(reply)] == servers

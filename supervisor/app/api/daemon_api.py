@@ -134,9 +134,9 @@ class RunningDaemonAPI:
     on_drain: Callable[[bool], None]  # True: end now, whatever is under way
     on_upgrade: Callable[[], Awaitable[UpgradeDocument]]
     on_hand_over: Callable[[str], str | None]  # the owner that asks -> why not; None: it begins
-    names: NameLookUp
     membership: FleetMembership | None = None
     people: Callable[[], IdentityView | None] = lambda: None
+    names: NameLookUp | None = None
 
     def status(self) -> StatusDocument:
         """From the engine's snapshot."""
@@ -144,7 +144,7 @@ class RunningDaemonAPI:
         found = status_document(
             self.identity, engine.snapshot, engine.plan, engine.conditions, closed_since, self.people()
         )
-        found["names"] = self.names.status
+        found["names"] = None if self.names is None else self.names.status
         return found
 
     async def status_page(self) -> StatusPageDocument:
@@ -209,6 +209,7 @@ class RunningDaemonAPI:
         """The name is asked for by the name service."""
         from supervisor.app.api.why_name import why_name  # seldom asked for
 
+        assert self.names is not None, "the daemon has a name service, started or not"
         return await why_name(name, source, port, self.names.look_up, self.explain)
 
     async def history(self, tunnel: str | None, limit: int) -> HistoryDocument:

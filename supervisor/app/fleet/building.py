@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from supervisor.app.engine_view import EngineView
 from supervisor.app.files import Files
-from supervisor.app.fleet.lock_engine import lock_service, member_apis, members_of
 from supervisor.app.fleet.membership import EngineMembership, LooseMembership, MemberIdentity, Membership
 from supervisor.app.fleet.orders import FollowedOrders
+from supervisor.app.lock_engine import lock_service, member_apis, members_of
 from supervisor.app.stores.fleet_orders import FleetOrderFile
 from supervisor.config import Config
 from supervisor.core.events import Event, Noticed

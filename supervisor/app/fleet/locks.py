@@ -9,8 +9,8 @@ import structlog
 
 from supervisor.app.engine_view import EngineView
 from supervisor.app.files import Files
-from supervisor.app.fleet.lock_engine import client_tls, lock_service
 from supervisor.app.fleet.lock_vouchers import LockVouchers
+from supervisor.app.lock_engine import client_tls, lock_service
 from supervisor.app.stores.held_locks import HeldLockFile
 from supervisor.config import Config
 from supervisor.core.events import Event

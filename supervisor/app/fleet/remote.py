@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from supervisor.app.files import Files, load
-from supervisor.app.fleet.lock_engine import lock_service, member_apis, members_of
 from supervisor.app.fleet.membership import NO_ENGINE
+from supervisor.app.lock_engine import lock_service, member_apis, members_of
 from supervisor.config import Config
 from supervisor.config.fleet import FleetSettings
 from supervisor.core.fleet.orders import new_order

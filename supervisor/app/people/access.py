@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from supervisor.app.people.watch import PeopleWatch
 from supervisor.core.identity.view import present
 from supervisor.core.network.admission import KnownPeople
@@ -9,11 +11,23 @@ from supervisor.engine import Engine
 from supervisor.kernel.network import KernelNetwork
 
 
-def follow_people(people: PeopleWatch, network: KernelNetwork, engine: Engine) -> None:
-    """From now on, tell kernel and engine whatever the book says."""
+class KnowsPeople(Protocol):
+    """Goes by who has which address."""
+
+    def know(self, people: KnownPeople) -> None:
+        """From now on."""
+
+
+def follow_people(
+    people: PeopleWatch, network: KernelNetwork, engine: Engine, names: KnowsPeople | None = None
+) -> None:
+    """From now on, tell kernel, engine and name service whatever the book says."""
 
     def changed() -> None:
-        network.people.know(KnownPeople(present(people.latest()), people.lasts_until))
+        known = KnownPeople(present(people.latest()), people.lasts_until)
+        network.people.know(known)
+        if names is not None:
+            names.know(known)
         engine.deny(people.expelled, by="hub")
 
     people.changed = changed

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from supervisor.app.files import Files
 from supervisor.app.first_plan import first_plan
-from supervisor.app.preflight import addresses, birdc, host, programs, resolving, service, stores
+from supervisor.app.preflight import addresses, birdc, fleet, host, programs, resolving, service, stores
 from supervisor.app.preflight.account import acting_as
 from supervisor.app.preflight.isolation import isolation
 from supervisor.app.preflight.locations import Places
@@ -107,6 +107,7 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
             cloud=host.maker(),
             endpoints=resolver.endpoints(),
             bird=birdc.bird(packets.plan, places.bird),
+            fleet=fleet.fleet(config, files),
         )
 
 

@@ -89,6 +89,11 @@ class Auditing:
         result, by = "failed" if why else "done", Requester(signal=signals)
         self.acted(ChangeRequest(action=action, tunnel=None, by=by, result=result, why=why or None))
 
+    def noted(self, action: str, tunnel: str) -> None:
+        """Record that a file of an operator brought a change, such as a silence; empty: for everything."""
+        by, name = Requester(signal="silences.json"), tunnel or None
+        self.acted(ChangeRequest(action=action, tunnel=name, by=by, result="done", why=None))
+
     @property
     def conditions(self) -> Mapping[str, Condition]:
         """Set while the audit is configured and cannot be written."""

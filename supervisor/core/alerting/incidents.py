@@ -113,12 +113,18 @@ def _follow_conditions(
             recurrences[name] = times + 1, now + RECURRENCE_MEMORY_SECONDS
         if name in conditions or gone.resolve_at is None or gone.resolve_at > now:
             followed[name] = gone
-    for name, alert in condition_alerts(facilitator, conditions, now).items():
+    for name, alert in condition_alerts(facilitator, _paging(conditions, snapshot), now).items():
         if name in followed or not snapshot.draining:
             since = followed[name].alert.since if name in followed else now
             dated = replace(alert, since=since, moments={"since": since})
             followed[name] = OpenCondition(dated, conditions[name].clear_after)
     return recurrences, followed
+
+
+def _paging(conditions: Mapping[str, Condition], snapshot: Snapshot) -> dict[str, Condition]:
+    """The conditions but for those of tunnels that never page."""
+    mute = {name for name, (tunnel, _) in snapshot.tunnels.items() if not tunnel.alert.enabled}
+    return {name: each for name, each in conditions.items() if each.tunnel not in mute}
 
 
 def _condition_alerts(conditions: Mapping[str, OpenCondition]) -> dict[str, Alert]:

@@ -129,7 +129,7 @@ def _judge(
     own. While the uplink is dead that is the one incident, and each tunnel has `alert.after` again
     afterwards.
     """
-    if state.want is Want.DOWN:
+    if state.want is Want.DOWN or not tunnel.alert.enabled:
         return (Verdict.HOLD if snapshot.draining else Verdict.CLEAR), None
     is_well = well(tunnel, state)
     if (snapshot.draining or state.drain is not None) and not is_well:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+from ipaddress import ip_network
 
 from supervisor.core.humanize import iso
 from supervisor.core.names.values import AskingRules, MappedNetwork, NamesOfTunnel
+from supervisor.core.network.access import PersonRule, person_rule
+from supervisor.core.network.admission import KnownPeople, is_meant
 from supervisor.core.network.compose import Scope
 from supervisor.core.network.lanes import lane_of
 from supervisor.core.network.plan import Segments
@@ -22,9 +25,16 @@ def asking_rules(scope: Scope) -> AskingRules | None:
 
 
 def names_of(
-    tunnel: Tunnel, state: TunnelState, first: int, segments: Segments, wall_offset: float
+    tunnel: Tunnel,
+    state: TunnelState,
+    first: int,
+    segments: Segments,
+    wall_offset: float,
+    people: tuple[IPNetwork, ...] = (),
 ) -> NamesOfTunnel:
-    """Those of one tunnel, which has some; `first`: the lane of its first slot."""
+    """Those of one tunnel, which has some. `first`: the lane of its first slot; `people`: as `admitted`
+    says.
+    """
     assert tunnel.names is not None
     session = state.session
     servers = session.name_servers if tunnel.names.pushed else tunnel.names.addresses
@@ -38,7 +48,7 @@ def names_of(
         tunnel.names.reverse,
         lane_of(first, session.slot),
         session.device,
-        _allowed(tunnel, segments),
+        _allowed(tunnel, segments, people),
         down,
         tunnel.priority,
     )
@@ -57,8 +67,32 @@ def _networks(tunnel: Tunnel) -> tuple[MappedNetwork, ...]:
     return tuple([MappedNetwork(each.network, each.staff_side) for each in tunnel.destinations])
 
 
-def _allowed(tunnel: Tunnel, segments: Segments) -> tuple[IPNetwork, ...] | None:
+def by_person(tunnel: Tunnel) -> tuple[PersonRule, ...]:
+    """Its rules about groups and persons."""
+    return tuple([person_rule(each) for each in tunnel.allow or () if each.by_person])
+
+
+def admitted(
+    rules: tuple[PersonRule, ...], people: KnownPeople, now: float, wall: float
+) -> tuple[IPNetwork, ...]:
+    """The addresses of people whom one of the rules means; `now`: monotonic, `wall`: Unix time."""
+    if now >= people.until:
+        return ()
+    meant = (
+        address
+        for address, holding in people.present.items()
+        if any(is_meant(rule, holding, wall) for rule in rules)
+    )
+    return tuple(
+        [ip_network(address) for address in sorted(meant, key=lambda each: (each.version, int(each)))]
+    )
+
+
+def _allowed(
+    tunnel: Tunnel, segments: Segments, people: tuple[IPNetwork, ...]
+) -> tuple[IPNetwork, ...] | None:
     """Whoever may use any port of the tunnel may ask for its names."""
     if tunnel.allow is None:
         return None
-    return tuple([network for each in tunnel.allow for network in segments.get(each.segment, ())])
+    named = [network for each in tunnel.allow for network in segments.get(each.segment, ())]
+    return (*named, *people)

@@ -7,6 +7,7 @@ from supervisor.core.preflight import (
     announcing,
     client_files,
     firewalls,
+    fleet,
     host,
     inputs,
     routing,
@@ -40,6 +41,7 @@ _CHECKS = (
     addresses.addresses,
     addresses.cloud,
     announcing.announcements,
+    fleet.fleet,
 )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from supervisor.core.netfilter.values import Firewall
 from supervisor.core.network.layout import MAIN_TABLE
 from supervisor.core.network.plan import NetworkPlan
+from supervisor.core.preflight.fleet_facts import FleetFacts
 from supervisor.core.preflight.isolation import Isolation
 from tunnels.base import RequiredFile
 from tunnels.networks import IPAddress, IPNetwork
@@ -319,5 +320,6 @@ class HostFacts:
     listeners: tuple[ForeignListener, ...] = ()
     service: Service = field(default_factory=Service)
     bird: BirdFacts | None = None  # None: nothing is announced
+    fleet: FleetFacts | None = None  # None: there is none, or it was not asked
     daemon: DaemonFacts = field(default_factory=DaemonFacts)
     cloud: str | None = None  # the maker of the virtual machine, as the firmware names it

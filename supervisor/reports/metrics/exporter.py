@@ -157,6 +157,9 @@ class Metrics:
                 members,
             )
         yield from self._of_locks()
+        if silenced := dict.fromkeys(self._sources.silenced(), True):
+            text = "1 while nobody is paged about the tunnel; without a name: about anything."
+            yield _gauges("silenced", text, "tunnel", silenced)
         if (age := self._sources.book_age()) is not None:
             yield _gauge("hub_book_age_seconds", "Time since the hub was last heard of.", age)
         yield _counter(

@@ -71,18 +71,20 @@ class ScrapeSources:
     audit: Callable[[], Mapping[str, int] | None] = lambda: None
     # Whether each member of the fleet is up; None: there is no fleet.
     members: Callable[[], Mapping[str, bool] | None] = lambda: None
+    # Tunnels about which nobody is paged for a while; empty text: everything.
+    silenced: Callable[[], Iterable[str]] = tuple
     # Whether the lock engine answers, and which accounts' locks this member holds; None: there is no engine.
     locks: Callable[[], tuple[bool, Mapping[str, bool]] | None] = lambda: None
     # Seconds since the hub was last heard of; None: never, or there is none.
     book_age: Callable[[], float | None] = lambda: None
     # Metrics with which destinations are announced, by destination; None: nothing ever is.
     announced: Callable[[], Mapping[str, int] | None] = lambda: None
+    # What the name service has counted (`names.counters`); empty: it does not run.
+    names: Callable[[], Mapping[str, Any]] = lambda: MappingProxyType({})
     # Names of the open incidents.
     incidents: Callable[[], Collection[str]] = tuple
     # How often this process has changed its program.
     upgrades: Callable[[], int] = lambda: 0
-    # What the name service has counted (`names.counters`); empty: it does not run.
-    names: Callable[[], Mapping[str, Any]] = lambda: MappingProxyType({})
     # Attempts to send an event to PagerDuty, by action and result.
     sent_events: Callable[[], Mapping[tuple[str, str], int]] = lambda: MappingProxyType({})
 

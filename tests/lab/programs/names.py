@@ -35,12 +35,15 @@ class NameFlood:
         self.right = self.wrong = self.lost = self.again = 0
         self.waits: list[float] = []
         self.rcodes: dict[str, int] = {}
+        self.addresses: set[str] = set()
 
     def judge(self, number: int, message: bytes) -> None:
         """Note an answer."""
         rcode = message[3] & 15
         self.rcodes[str(rcode)] = self.rcodes.get(str(rcode), 0) + 1
         records = struct.unpack_from("!H", message, 6)[0]
+        if rcode == 0 and records == 1:
+            self.addresses.add(socket.inet_ntoa(message[-15:-11]))  # before the OPT record
         wanted = None if self.first is None else struct.pack("!I", self.first + number)
         if rcode == 0 and records == 1 and (wanted is None or wanted in message):
             self.right += 1
@@ -113,6 +116,7 @@ def main() -> None:
                 "lost": asking.lost,
                 "again": asking.again,
                 "rcodes": asking.rcodes,
+                "addresses": sorted(asking.addresses)[:10],
                 "seconds": seconds,
                 "rate": len(waits) / seconds,
                 "p50": waits[len(waits) // 2],

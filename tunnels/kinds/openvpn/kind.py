@@ -245,5 +245,6 @@ OPENVPN = Kind(
     ask_sign_of_life=(Say(ASK_COUNTERS),),
     endpoint=lambda tunnel: str(tunnel.config),
     certificates=_certificates,
+    interface_moves=True,
     propose=_propose,
 )

@@ -173,5 +173,6 @@ WIREGUARD = Kind(
     ask_sign_of_life=(ASK_SIGN_OF_LIFE,),
     unlimited_session=True,
     uses=lambda tunnel: frozenset(("device", "mtu")),
+    interface_moves=True,
     propose=_propose,
 )
