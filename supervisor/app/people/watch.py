@@ -18,6 +18,7 @@ from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
 from supervisor.core.identity.book import BookReading, Holding, IdentityBook
 from supervisor.core.identity.view import IdentityView, ordered_out, present
+from supervisor.identity.openvpn_status import OpenVpnServers
 from supervisor.identity.sessions import WAIT_SECONDS, SessionBookSource
 from supervisor.identity.source import IdentityAway, IdentitySource
 from tunnels.networks import IPAddress, IPNetwork
@@ -209,6 +210,8 @@ class PeopleWatch:
         self._problem = problem
 
     def _source(self, settings: IdentitySettings) -> IdentitySource:
+        if settings.source == "openvpn-status":
+            return OpenVpnServers(settings.servers, settings.groups, settings.interval, self._accepted)
         assert settings.url is not None, "checked with the configuration"
         return SessionBookSource(settings.url, lambda: client_tls(settings.tls), self._accepted)
 
