@@ -243,9 +243,11 @@ def test_a_real_servers_status_names_its_clients(lab: Lab, daemon: LabDaemon, tm
     file.write_text("\n".join([*(line for line in said if not line.startswith(">")), "END", ""]))
     found = []
     for server in (f"unix:{lab.openvpn.management}", str(file)):
-        source = OpenVpnServers([server], {"machines": ["facilitator"]}, 1.0, lambda each: each.version == 4)
+        source = OpenVpnServers(
+            [server], {"machines": ["svc-facilitator"]}, 1.0, lambda each: each.version == 4
+        )
         (holding,) = asyncio.run(source.read(0, 0.0)).holdings
         found.append((str(ip_address(holding.address)), holding.person, holding.groups))
         assert time.time() - 120 < holding.since <= time.time()
     address = daemon.tunnel("acme-dc")["session"]["address"]
-    assert found == [(address, "facilitator", ("machines",))] * 2
+    assert found == [(address, "svc-facilitator", ("machines",))] * 2
