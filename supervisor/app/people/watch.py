@@ -72,6 +72,10 @@ class PeopleWatch:
         """The newest session of each address."""
         return list(self._book.latest())
 
+    def known(self) -> Mapping[IPAddress, Holding] | None:
+        """Who has which address; None: no source is named."""
+        return None if self._settings is None else present(self._book.latest())
+
     @property
     def expelled(self) -> tuple[IPAddress, ...]:
         """The addresses whose sessions were ended by an order lately."""
