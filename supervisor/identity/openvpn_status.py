@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from supervisor.core.identity.book import BookReading
 from supervisor.core.identity.openvpn_status import read_status
+from supervisor.core.identity.staff_routes import StaffRoute
 from supervisor.identity.source import Accepted, IdentityAway
 
 _ANSWER_SECONDS = 5.0
@@ -25,6 +26,7 @@ class OpenVpnServers:
     """One or more servers; all of them must answer."""
 
     relied = 0.0
+    routes: tuple[StaffRoute, ...] = ()
 
     def __init__(
         self, servers: Sequence[str], groups: Mapping[str, Sequence[str]], interval: float, accepted: Accepted

@@ -11,6 +11,7 @@ from supervisor.core.preflight import (
     inputs,
     routing,
     service,
+    staff,
 )
 from supervisor.core.preflight.facts import HostFacts
 from supervisor.core.preflight.finding import Finding
@@ -40,6 +41,7 @@ _CHECKS = (
     addresses.addresses,
     addresses.cloud,
     announcing.announcements,
+    staff.staff_routes,
 )
 
 
