@@ -271,7 +271,8 @@ class Daemon:
         parts.reports.hooks.set(parts.engine.snapshot)
         parts.watchers.certificates.set(config.tunnels)
         parts.reports.pagers.route(paging(parts.identity, config))
-        parts.people.set(config.hub, config.staff.networks)
+        carried = {d.staff_side: name for name, each in config.tunnels.items() for d in each.destinations}
+        parts.people.set(config.hub, config.staff.networks, carried)
         parts.reports.auditing.set(config.audit)
         parts.watchers.host.set(config)
 

@@ -64,5 +64,6 @@ def http_api(
         membership=parts.fleet,
         people=lambda: parts.people.view,
         names=data_plane.names,
+        route_problems=lambda: parts.people.route_problems,
     )
     return HTTPApi(daemon)

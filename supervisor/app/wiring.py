@@ -151,7 +151,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     view.complete(engine)
     if fleet is not None:
         engine.deny(fleet.denied)
-    follow_people(people, data_plane.network, engine, data_plane.names)
+    follow_people(people, data_plane.network, engine, fleet, data_plane.names)
     return Parts(
         identity,
         kinds,
@@ -173,8 +173,9 @@ def build(config: Config, inputs: RunInputs) -> Parts:
 
 
 def _membership(base: _Base, data_plane: DataPlane, stores: Stores) -> Membership | None:
+    network, known = data_plane.network, base.people.known
     about = MembershipInputs(
-        base.engine, base.files, base.inbox.post, lambda: stores.stopped.names, data_plane.network.settled
+        base.engine, base.files, base.inbox.post, lambda: stores.stopped.names, network.settled, known
     )
     if (made := membership(base.config, base.identity.facilitator, about)) is not None:
         base.closing.add("fleet", made.close)

@@ -9,7 +9,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +19,7 @@ import click
 from supervisor.cli.options import AnyFunction, fail, refused, runtime_dir, socket_option, tunnel_name
 from supervisor.cli.output import say, say_json
 from supervisor.core.exits import CannotStart, Exit
+from supervisor.core.fleet.orders import OrderKind, checked_subject
 from supervisor.core.fleet.values import MEMBER_NAME
 from supervisor.disk import CONTROL_SOCKET
 
@@ -31,10 +31,10 @@ _WAIT_SECONDS = 10
 AnswerT = TypeVar("AnswerT")
 
 
-def _address(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """Click callback: an address, or a usage error."""
+def _user(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Click callback: an address or the name of a person, or a usage error."""
     try:
-        return str(ip_address(value))
+        return checked_subject(OrderKind.END_USER, value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -143,21 +143,23 @@ def drain(
 
 
 @fleet.command("end-user")
-@click.argument("address", callback=_address)
-@click.option("--lift", is_flag=True, help="Let the address in again.")
+@click.argument("user", metavar="ADDRESS|PERSON", callback=_user)
+@click.option("--lift", is_flag=True, help="Let the address or person in again.")
 @_order_options
 def end_user(
-    address: str, lift: bool, why: str, wait: int, as_json: bool, config: Path, socket_path: Path | None
+    user: str, lift: bool, why: str, wait: int, as_json: bool, config: Path, socket_path: Path | None
 ) -> None:
-    """Cut off a user's address on every member.
+    """Cut off a user on every member, by address or person.
 
-    Its active connections are reset, and new ones are rejected until the order is lifted.
+    Active connections are reset, and new ones are rejected until the order is lifted. A person is kept out at
+    every address that the hub names, now and later.
 
     \b
     Example: facilitator fleet end-user 10.8.1.7 --why "laptop lost"
-             facilitator fleet end-user 10.8.1.7 --lift
+             facilitator fleet end-user alice
+             facilitator fleet end-user alice --lift
     """
-    _order("end-user", address, lift, (why, wait, as_json), config, socket_path)
+    _order("end-user", user, lift, (why, wait, as_json), config, socket_path)
 
 
 def _order(

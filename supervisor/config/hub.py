@@ -10,7 +10,7 @@ from common.constraints import CheckedBy, Matching, NotEmpty
 from common.quantities import Seconds
 from common.settings import Settings, setting
 from supervisor.config.fleet import ClientTls
-from tunnels.settings import Secret
+from tunnels.settings import Network, Secret
 
 
 def _between(least: float, most: float, text: str) -> Callable[[float], float]:
@@ -29,8 +29,8 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "pritunl": ("url", "token", "secret"),
 }
 _TAKES: Mapping[str, frozenset[str]] = {
-    "sessions": frozenset(("url",)),
-    "openvpn-status": frozenset(("servers", "groups")),
+    "sessions": frozenset(("url", "routes")),
+    "openvpn-status": frozenset(("servers", "groups", "routes")),
     "pritunl": frozenset(("url", "token", "secret")),
 }
 
@@ -59,6 +59,11 @@ class IdentitySettings(Settings):
     groups: Mapping[str, tuple[Annotated[str, NotEmpty()], ...]] = setting(
         default_factory=dict, description="of openvpn-status: groups, each with its people (common names)"
     )
+    routes: tuple[Network, ...] = setting(
+        default=(),
+        description="of sessions and openvpn-status: what the profiles of staff route, to be compared with the "
+        "destinations; Pritunl is asked",
+    )
     token: Secret | None = setting(default=None, description="of pritunl: the API token of an administrator")
     secret: Secret | None = setting(default=None, description="of pritunl: the API secret to that token")
 
@@ -67,7 +72,7 @@ class IdentitySettings(Settings):
         for name in _NEEDS[self.source]:
             if not getattr(self, name):
                 raise ValueError(f"source {self.source} needs {name}")
-        for name in ("url", "servers", "groups", "token", "secret"):
+        for name in ("url", "servers", "groups", "routes", "token", "secret"):
             if getattr(self, name) and name not in _TAKES[self.source]:
                 raise ValueError(f"source {self.source} has no use for {name}")
         if self.source == "sessions" and (

@@ -22,6 +22,7 @@ from supervisor.core.views.documents import (
     DayEntry,
     FleetTunnelEntry,
     HeadlineEntry,
+    HubEntry,
     MeasuresEntry,
     StatusPageDocument,
     TunnelOnPage,
@@ -188,6 +189,15 @@ def order(it: TunnelOnPage) -> str:
     return f"{_WORST_FIRST.index(verdict(it).kind)} {it['name']}"
 
 
+def known_people(hub: HubEntry) -> str:
+    """How many people the hub knows, and how old that is, if it is old."""
+    people, age = hub["people"], hub["age_seconds"]
+    if age is None:
+        return "the hub has not answered yet"
+    as_of = f" as of {age // 60:.0f} min ago" if age > 60 else ""
+    return f"{people} {'person' if people == 1 else 'people'} known{as_of}"
+
+
 def headline(page: StatusPageDocument) -> HeadlineEntry:
     """The daemon, with the number of tunnels by verdict."""
     kinds = [verdict(it).kind for it in page["tunnels"]]
@@ -198,6 +208,7 @@ def headline(page: StatusPageDocument) -> HeadlineEntry:
         "closed_since": page["closed_since"],
         "draining": page["draining"],
         "conditions": page["conditions"],
+        "hub": None if page["hub"] is None else known_people(page["hub"]),
         "incidents": page["incidents"],
         "fleet": page["fleet"],
         "count": len(kinds),

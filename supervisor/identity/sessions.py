@@ -9,6 +9,7 @@ from functools import partial
 
 from supervisor.core.identity.book import BookReading
 from supervisor.core.identity.session_service import read_book
+from supervisor.core.identity.staff_routes import StaffRoute
 from supervisor.http_connections import EndpointAway, HttpConnections, HttpRequest
 from supervisor.identity.source import Accepted, IdentityAway
 
@@ -22,6 +23,7 @@ class SessionBookSource:
     """One service."""
 
     relied = _RELIED_SECONDS
+    routes: tuple[StaffRoute, ...] = ()
 
     def __init__(self, url: str, tls: Callable[[], ssl.SSLContext], accepted: Accepted) -> None:
         """`tls` is called for each new connection; it may raise OSError or ValueError."""

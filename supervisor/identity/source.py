@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from supervisor.core.identity.book import BookReading
+from supervisor.core.identity.staff_routes import StaffRoute
 from tunnels.networks import IPAddress
 
 Accepted = Callable[[IPAddress], bool]  # may this be an address of staff
@@ -18,6 +19,7 @@ class IdentityAway(Exception):
 class IdentitySource(Protocol):
     """For the event loop's thread only; one question at a time."""
 
+    routes: tuple[StaffRoute, ...]  # of the profiles, for a source that knows them
     relied: float  # seconds for which no address changes its person after its session ends
 
     async def read(self, after: int, wait: float) -> BookReading:

@@ -21,7 +21,7 @@ from supervisor.core.fleet.member_status import (
     read_status_document,
     standing_of,
 )
-from supervisor.core.fleet.obedience import finished, obeying
+from supervisor.core.fleet.obedience import addresses_of, finished, obeying
 from supervisor.core.fleet.orders import (
     MOST_ORDERS,
     NO_DEMANDS,
@@ -38,6 +38,7 @@ from supervisor.core.fleet.orders import (
     reading,
 )
 from supervisor.core.fleet.view import FleetSight, fleet_document, read_acknowledgements, read_statuses, seen
+from supervisor.core.identity.book import Holding
 from supervisor.core.lock_view import LockView
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Drain, Health, Phase, TunnelState, Want
@@ -313,3 +314,31 @@ def test_a_member_is_silent_since_it_was_missed_first() -> None:
     assert first == {"vpn2": 10.0}
     assert seen(first, [], ["vpn1", "vpn2"], 20.0) == {"vpn1": 20.0, "vpn2": 10.0}
     assert seen(first, ["vpn1", "vpn2"], [], 20.0) == {}
+
+
+# --- people
+
+
+def test_an_order_about_a_person_is_about_wherever_the_person_is() -> None:
+    out = new_order("end-user", "alice", "bob", "", 1.0)
+    assert (out.id, out.subject) == ("end-user.alice", "alice")
+    assert demands([out, DENY], "vpn1").people == {"alice"}
+    assert demands([out, DENY], "vpn1").denied == (ip_address("10.8.1.7"),)
+    places = [ip_address("10.8.1.1"), ip_address("10.8.1.2"), ip_address("10.8.1.3")]
+    present = {
+        place: Holding(place.packed, person, "s", 1.0)
+        for place, person in zip(places, ("alice", "bob", "alice"), strict=True)
+    }
+    assert addresses_of(present, {"alice"}) == {places[0], places[2]}
+    assert finished([out], "vpn1", snapshot(), places[:1], present) == {}
+    assert finished([out], "vpn1", snapshot(), places, present) == {out.id: ""}
+    assert finished([out], "vpn1", snapshot(), (), {}) == {out.id: ""}
+    assert finished([out], "vpn1", snapshot(), ()) == {out.id: "knows no people: hub is not configured"}
+
+
+@pytest.mark.parametrize(
+    "wrong", ["10.8.1.777", "10.8.1", "10.8.0.0/16", "", "alice/..", "a b", ".", "é", "::g::"]
+)
+def test_a_mistyped_address_is_nobody(wrong: str) -> None:
+    with pytest.raises(ValueError):
+        new_order("end-user", wrong, "bob", "", 1.0)

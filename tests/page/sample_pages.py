@@ -255,6 +255,7 @@ def bad_night() -> StatusPageDocument:
         "started": iso(NOW - 400_000),
         "upgrades": 0,
         "closed_since": "2026-07-01T00:00:00Z",
+        "hub": None,
         "draining": False,
         "now": NOW,
         "conditions": [

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -11,12 +12,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hub.core import api
+from supervisor.identity.openvpn_status import OpenVpnServers
 from tests.hub.messages import heartbeat, login
 from tests.hub.running import HubSetup
 from tests.lab import Lab
@@ -228,3 +231,23 @@ def test_a_hub_that_is_away_closes_rules_by_person_and_nothing_else(
     hub.ask("hub-a", "POST", "/api/v1/heartbeat", heartbeat([session]))
     eventually(lambda: passes(lab, DATACENTRE_URL), 20.0 + PATIENCE, "the book is fresh again")
     running.close()
+
+
+def test_a_real_servers_status_names_its_clients(lab: Lab, daemon: LabDaemon, tmp_path: Path) -> None:
+    """The facilitator is the client here, and the customer's server the one that is asked."""
+    with socket.socket(socket.AF_UNIX) as management:
+        management.connect(str(lab.openvpn.management))
+        management.sendall(b"status 2\n")
+        said = [line.rstrip() for line in iter(management.makefile().readline, "END\n")]
+    file = tmp_path / "status"
+    file.write_text("\n".join([*(line for line in said if not line.startswith(">")), "END", ""]))
+    found = []
+    for server in (f"unix:{lab.openvpn.management}", str(file)):
+        source = OpenVpnServers(
+            [server], {"machines": ["svc-facilitator"]}, 1.0, lambda each: each.version == 4
+        )
+        (holding,) = asyncio.run(source.read(0, 0.0)).holdings
+        found.append((str(ip_address(holding.address)), holding.person, holding.groups))
+        assert time.time() - 120 < holding.since <= time.time()
+    address = daemon.tunnel("acme-dc")["session"]["address"]
+    assert found == [(address, "svc-facilitator", ("machines",))] * 2

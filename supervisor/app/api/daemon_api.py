@@ -5,7 +5,7 @@ snapshot, commands are posted to the inbox.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -137,6 +137,7 @@ class RunningDaemonAPI:
     membership: FleetMembership | None = None
     people: Callable[[], IdentityView | None] = lambda: None
     names: NameLookUp | None = None
+    route_problems: Callable[[], Sequence[str]] = tuple
 
     def status(self) -> StatusDocument:
         """From the engine's snapshot."""
@@ -169,8 +170,9 @@ class RunningDaemonAPI:
         return "draining" if self.engine.draining else None
 
     async def fleet(self) -> FleetDocument:
-        """From the membership."""
-        return await self._member().document()
+        """From the membership, and what does not fit the profiles of staff."""
+        document = await self._member().document()
+        return {**document, "problems": [*document["problems"], *self.route_problems()]}
 
     async def fleet_order(self, order: FleetOrder, wait: float, lift: bool) -> FleetOrderDocument:
         """Through the lock engine."""

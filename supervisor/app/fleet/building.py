@@ -15,6 +15,7 @@ from supervisor.config import Config
 from supervisor.core.events import Event, Noticed
 from supervisor.core.fleet.carriers import carrying_tunnels
 from supervisor.core.fleet.member_status import MemberStatus, member_status
+from supervisor.core.fleet.obedience import Present
 from supervisor.core.fleet.orders import NO_DEMANDS, Demands
 from supervisor.core.snapshot import Snapshot
 from supervisor.fleet.ordering import FleetOrdering
@@ -32,6 +33,7 @@ class MembershipInputs:
     post: Callable[[Event], None]
     stopped_here: Callable[[], frozenset[str]]  # tunnels that this member's own operator has stopped
     in_kernel: Callable[[], Awaitable[None]]  # waits until the kernel follows the latest plan
+    present: Callable[[], Present | None]  # who has which address; None: no hub is configured
 
 
 def membership(config: Config, name: str, inputs: MembershipInputs) -> Membership | None:
@@ -47,7 +49,7 @@ def membership(config: Config, name: str, inputs: MembershipInputs) -> Membershi
 
         return LooseMembership(who, member_apis(fleet, name), engine, alone, inputs.stopped_here)
     file = FleetOrderFile(config.facilitator.state_dir)
-    orders = FollowedOrders(file, name, engine, post, inputs.stopped_here, inputs.in_kernel)
+    orders = FollowedOrders(file, name, engine, post, inputs.stopped_here, inputs.in_kernel, inputs.present)
 
     def status(snapshot: Snapshot) -> MemberStatus:
         return _status(engine, snapshot, orders.demands)

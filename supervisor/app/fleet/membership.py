@@ -130,6 +130,10 @@ class EngineMembership:
             found["fleet-routes"] = Condition(text, "error", after=ROUTES_SECONDS)
         return found
 
+    def people_changed(self) -> None:
+        """Somebody has another address."""
+        self._orders.deny()
+
     @property
     def denied(self) -> tuple[IPAddress, ...]:
         """The staff addresses that orders keep out."""
@@ -266,6 +270,10 @@ class LooseMembership:
     """A member of a fleet without a lock engine."""
 
     conditions: Mapping[str, Condition] = MappingProxyType({})
+
+    def people_changed(self) -> None:
+        """No order names anybody."""
+
     denied: tuple[IPAddress, ...] = ()
     drained = False
 

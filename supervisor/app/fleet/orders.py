@@ -11,7 +11,7 @@ from supervisor.app.engine_view import DemandableEngine
 from supervisor.app.stores.fleet_orders import FleetOrderFile
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
-from supervisor.core.fleet.obedience import finished, obeying
+from supervisor.core.fleet.obedience import Present, addresses_of, finished, obeying
 from supervisor.core.fleet.orders import (
     NO_DEMANDS,
     Acknowledgement,
@@ -48,10 +48,12 @@ class FollowedOrders:
         post: Callable[[Event], None],
         stopped_here: Callable[[], frozenset[str]],
         in_kernel: Callable[[], Awaitable[None]],
+        present: Callable[[], Present | None] = lambda: None,
     ) -> None:
         """`stopped_here`: the tunnels that this member's own operator has stopped; `in_kernel` waits until
-        the kernel follows the latest plan.
+        the kernel follows the latest plan; `present`: who has which address, None: there is no hub.
         """
+        self._present = present
         self._file, self._member, self._engine = file, member, engine
         self._post, self._stopped_here, self._in_kernel = post, stopped_here, in_kernel
         self.problems: tuple[str, ...] = ()  # orders that are not understood, a sentence each
@@ -107,12 +109,18 @@ class FollowedOrders:
             text = "the orders of the fleet will not survive a restart of the daemon"
             structlog.get_logger().error(text, error=str(error))
         before, self.demands = self.demands, demands(read.orders, self._member)
-        self._engine.deny(self.demands.denied)
+        self.deny()
         self._obey(before)
+
+    def deny(self) -> None:
+        """Keep out whom the orders name, wherever they are now."""
+        present = self._present() or {}
+        found = addresses_of(present, self.demands.people) - set(self.demands.denied)
+        self._engine.deny((*self.demands.denied, *sorted(found, key=str)))
 
     def acknowledgements(self, snapshot: Snapshot, now: float) -> Mapping[str, Acknowledgement]:
         """What this member has to say about each order, by name; `now`: Unix time in seconds."""
-        done = finished(self.orders, self._member, snapshot, self._denied)
+        done = finished(self.orders, self._member, snapshot, self._denied, self._present())
         self._said = acknowledged(self.orders, self._said, done, now)
         return self._said
 

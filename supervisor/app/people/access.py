@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from supervisor.app.fleet.membership import Membership
 from supervisor.app.people.watch import PeopleWatch
 from supervisor.core.identity.view import present
 from supervisor.core.network.admission import KnownPeople
@@ -19,9 +20,13 @@ class KnowsPeople(Protocol):
 
 
 def follow_people(
-    people: PeopleWatch, network: KernelNetwork, engine: Engine, names: KnowsPeople | None = None
+    people: PeopleWatch,
+    network: KernelNetwork,
+    engine: Engine,
+    fleet: Membership | None = None,
+    names: KnowsPeople | None = None,
 ) -> None:
-    """From now on, tell kernel, engine and name service whatever the book says."""
+    """From now on, tell kernel, engine, fleet and name service whatever the book says."""
 
     def changed() -> None:
         known = KnownPeople(present(people.latest()), people.lasts_until)
@@ -29,5 +34,7 @@ def follow_people(
         if names is not None:
             names.know(known)
         engine.deny(people.expelled, by="hub")
+        if fleet is not None:
+            fleet.people_changed()
 
     people.changed = changed

@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 
 import structlog
 
-from supervisor.app.fleet.lock_engine import client_tls
+from supervisor.app.lock_engine import client_tls
 from supervisor.config.hub import IdentitySettings
 from supervisor.core.conditions import Condition
 from supervisor.core.events import Event, Noticed
 from supervisor.core.identity.book import BookReading, Holding, IdentityBook
+from supervisor.core.identity.staff_routes import StaffRoute, compared
 from supervisor.core.identity.view import IdentityView, ordered_out, present
+from supervisor.identity.openvpn_status import OpenVpnServers
+from supervisor.identity.pritunl import PritunlSource
 from supervisor.identity.sessions import WAIT_SECONDS, SessionBookSource
 from supervisor.identity.source import IdentityAway, IdentitySource
 from tunnels.networks import IPAddress, IPNetwork
@@ -26,6 +31,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 15.0  # after a source has not
 AWAY_AFTER_SECONDS = 60.0  # for which it may be away before people are told
 EXPELLED_SECONDS = 3600.0  # for which an address is let in nowhere after its session was ended by an order
 _TELLINGS = 8  # how often those who follow are told of the book's age, within `stale_after`
+_MOST_ROUTES = 5  # of which the condition tells
 _LOOK_SECONDS = 1.0  # between two looks at the book's age
 
 
@@ -37,6 +43,7 @@ class PeopleWatch:
         self._log = structlog.get_logger()
         self._settings: IdentitySettings | None = None
         self._staff: tuple[IPNetwork, ...] = ()
+        self._carried: Mapping[IPNetwork, str] = MappingProxyType({})
         self._configured = asyncio.Event()
         self.changed: Callable[[], None] = lambda: None  # called when the book has changed, or its age counts
         self._told = float("-inf")  # monotonic seconds
@@ -48,11 +55,18 @@ class PeopleWatch:
         self._was_stale = True
         self._problem: str | None = None
         self._skipped = 0
+        self._routes: tuple[StaffRoute, ...] = ()  # that the source names
 
-    def set(self, hub: IdentitySettings | None, staff: tuple[IPNetwork, ...]) -> None:
+    def set(
+        self,
+        hub: IdentitySettings | None,
+        staff: tuple[IPNetwork, ...],
+        carried: Mapping[IPNetwork, str] = MappingProxyType({}),
+    ) -> None:
         """Follow this source from now on; None: none. `staff`: no other address is believed to be a
-        person's.
+        person's. `carried`: destinations as users address them, with their tunnels.
         """
+        self._carried = carried
         if (hub, staff) == (self._settings, self._staff):
             return
         self._settings, self._staff = hub, staff
@@ -70,6 +84,10 @@ class PeopleWatch:
     def latest(self) -> list[Holding]:
         """The newest session of each address."""
         return list(self._book.latest())
+
+    def known(self) -> Mapping[IPAddress, Holding] | None:
+        """Who has which address; None: no source is named."""
+        return None if self._settings is None else present(self._book.latest())
 
     @property
     def expelled(self) -> tuple[IPAddress, ...]:
@@ -116,14 +134,32 @@ class PeopleWatch:
     @property
     def conditions(self) -> Mapping[str, Condition]:
         """The source is away; rules by person are closed."""
+        routes = {} if (found := self._of_routes()) is None else {"hub-routes": found}
         if self._settings is None or self._problem is None:
-            return {}
+            return routes
         about = f"hub: {self._problem}"
         if self._was_stale and self._heard is not None:
             text = f"{about}; rules by person are closed, rules by network are not affected"
-            return {"hub-stale": Condition(text, "error", "facilitator status")}
+            return {"hub-stale": Condition(text, "error", "facilitator status"), **routes}
         text = f"{about}; people who connect now are not known, and those who left are not cut off"
-        return {"hub-away": Condition(text, "warning", "facilitator status", after=AWAY_AFTER_SECONDS)}
+        away = Condition(text, "warning", "facilitator status", after=AWAY_AFTER_SECONDS)
+        return {"hub-away": away, **routes}
+
+    @property
+    def route_problems(self) -> tuple[str, ...]:
+        """Where the profiles of staff and the destinations do not fit, a sentence each."""
+        if self._settings is None:
+            return ()
+        own = tuple(StaffRoute("of hub.routes", network) for network in self._settings.routes)
+        return tuple(compared(self._routes or own, self._carried, self._staff))
+
+    def _of_routes(self) -> Condition | None:
+        found = self.route_problems
+        if not found:
+            return None
+        more = f"; and {len(found) - _MOST_ROUTES} more" if len(found) > _MOST_ROUTES else ""
+        text = f"routes of the staff VPN: {'; '.join(found[:_MOST_ROUTES])}{more}"
+        return Condition(text, "warning", "facilitator fleet status", pages=False)
 
     # --- the tasks
 
@@ -180,6 +216,7 @@ class PeopleWatch:
                     continue
                 pause = FIRST_PAUSE_SECONDS
                 self._book = book
+                self._routes = source.routes
                 self._take(reading)
                 # What has changed is asked for at once once more: that says that we have it, and whether
                 # it is all.
@@ -209,8 +246,18 @@ class PeopleWatch:
         self._problem = problem
 
     def _source(self, settings: IdentitySettings) -> IdentitySource:
+        if settings.source == "pritunl":
+            assert settings.url is not None, "checked with the configuration"
+            login = partial(self._pritunl_login, settings)
+            tls = partial(client_tls, settings.tls)
+            return PritunlSource(settings.url, tls, login, settings.interval, self._accepted)
+        if settings.source == "openvpn-status":
+            return OpenVpnServers(settings.servers, settings.groups, settings.interval, self._accepted)
         assert settings.url is not None, "checked with the configuration"
         return SessionBookSource(settings.url, lambda: client_tls(settings.tls), self._accepted)
+
+    def _pritunl_login(self, settings: IdentitySettings) -> tuple[str, str]:
+        return self._secret(settings.token), self._secret(settings.secret)
 
     def _accepted(self, address: IPAddress) -> bool:
         return any(address in network for network in self._staff)

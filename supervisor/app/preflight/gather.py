@@ -16,6 +16,7 @@ from supervisor.app.preflight.locations import Places
 from supervisor.app.preflight.requirements import requirements
 from supervisor.app.profiles import Weight, examine
 from supervisor.config.model import Config
+from supervisor.core.identity.staff_routes import StaffRoute
 from supervisor.core.preflight.checklist import run_checks
 from supervisor.core.preflight.facts import (
     ClientFileRemark,
@@ -108,6 +109,9 @@ def gather(path: Path, config: Config, kinds: Mapping[str, AnyKind], places: Pla
             endpoints=resolver.endpoints(),
             bird=birdc.bird(packets.plan, places.bird),
             fleet=fleet.fleet(config, files),
+            staff_routes=tuple(
+                StaffRoute("of hub.routes", network) for network in (config.hub.routes if config.hub else ())
+            ),
         )
 
 

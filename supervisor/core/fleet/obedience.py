@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 
 from supervisor.core.events import Asked
-from supervisor.core.fleet.orders import Demands, FleetOrder, OrderKind
+from supervisor.core.fleet.orders import Demands, FleetOrder, OrderKind, address_of
+from supervisor.core.identity.book import Holding
 from supervisor.core.snapshot import Snapshot
 from supervisor.core.state import Phase, TunnelState, Want
 from tunnels.base import Reason
 from tunnels.networks import IPAddress
+
+Present = Mapping[IPAddress, Holding]
 
 
 def obeying(
@@ -39,17 +42,22 @@ def _drains_for_nothing(state: TunnelState) -> bool:
 
 
 def finished(
-    orders: Iterable[FleetOrder], member: str, snapshot: Snapshot, denied: Collection[IPAddress]
+    orders: Iterable[FleetOrder],
+    member: str,
+    snapshot: Snapshot,
+    denied: Collection[IPAddress],
+    present: Present | None = None,
 ) -> dict[str, str]:
     """The orders that are carried out here, by name, with what there is to add. `denied`: the addresses that
-    the kernel lets in no more.
+    the kernel lets in no more; `present`: who is known to have which address, None: there is no hub.
     """
-    return {
-        order.id: text for order in orders if (text := _done(order, member, snapshot, denied)) is not None
-    }
+    found = {order.id: _done(order, member, snapshot, denied, present) for order in orders}
+    return {id: text for id, text in found.items() if text is not None}
 
 
-def _done(order: FleetOrder, member: str, snapshot: Snapshot, denied: Collection[IPAddress]) -> str | None:
+def _done(
+    order: FleetOrder, member: str, snapshot: Snapshot, denied: Collection[IPAddress], present: Present | None
+) -> str | None:
     """None: not yet."""
     match order.kind:
         case OrderKind.STOP:
@@ -61,7 +69,17 @@ def _done(order: FleetOrder, member: str, snapshot: Snapshot, denied: Collection
             takes_new = any(state.want is Want.UP and state.drain is None for state in states)
             return None if takes_new else ""
         case OrderKind.END_USER:
-            return "" if order.subject in {str(address) for address in denied} else None
+            address = address_of(order.subject)
+            if address is not None:
+                return "" if address in denied else None
+            if present is None:
+                return "knows no people: hub is not configured"
+            return "" if addresses_of(present, [order.subject]) <= set(denied) else None
+
+
+def addresses_of(present: Present, people: Container[str]) -> set[IPAddress]:
+    """The addresses that these people have now."""
+    return {address for address, holding in present.items() if holding.person in people}
 
 
 def _is_over(state: TunnelState) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from supervisor.core.fleet.values import MEMBER_NAME, TUNNEL_NAME, ForeignObject, people_text
+from supervisor.core.fleet.values import MEMBER_NAME, PERSON_NAME, TUNNEL_NAME, ForeignObject, people_text
 from tunnels.networks import IPAddress
 
 MOST_ORDERS = 500  # that can hold at one moment
@@ -25,7 +25,7 @@ class OrderKind(enum.StrEnum):
 
     STOP = "stop"  # a tunnel is down on every member
     DRAIN = "drain"  # a member takes no new flows; those that run go on there
-    END_USER = "end-user"  # the flows of a staff address end, and it is let in nowhere
+    END_USER = "end-user"  # the flows of a staff address or of a person end, and they are let in nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class FleetOrder:
     """One order. Its kind and subject are its name: the same order twice is one order."""
 
     kind: OrderKind
-    subject: str  # name of a tunnel, name of a member, or address
+    subject: str  # name of a tunnel or of a member; an address or the name of a person
     by: str = ""  # who has given it
     why: str = ""
     given: float = 0.0  # Unix time in seconds: tells an order from a later one of the same name
@@ -65,6 +65,7 @@ class Demands:
     stopped: frozenset[str] = frozenset()  # names of tunnels
     drained: bool = False
     denied: tuple[IPAddress, ...] = ()  # whose flows end, and who are let in nowhere
+    people: frozenset[str] = frozenset()  # the same for wherever these are, as the hub says
 
     def hold(self, tunnel: str) -> bool:
         """The tunnel may not be started on this member."""
@@ -101,13 +102,23 @@ def order_name(id: str) -> tuple[OrderKind, str]:
     return kind, checked_subject(kind, subject)
 
 
+def address_of(subject: str) -> IPAddress | None:
+    """The address that an order is about; None: it is about a person."""
+    try:
+        return ip_address(subject)
+    except ValueError:
+        return None
+
+
 def checked_subject(kind: OrderKind, subject: str) -> str:
     """The subject as an order of this kind writes it. ValueError says what is wrong."""
     if kind is OrderKind.END_USER:
-        address = ip_address(subject)
+        address = address_of(subject)
+        if address is None and not PERSON_NAME.fullmatch(subject):
+            raise ValueError(f"{subject[:80]!r} is neither an address nor the name of a person")
         if getattr(address, "scope_id", None) is not None:
             raise ValueError(f"{subject[:80]!r} has a zone; staff addresses have none")
-        return str(address)
+        return subject if address is None else str(address)
     pattern, what = (TUNNEL_NAME, "tunnel") if kind is OrderKind.STOP else (MEMBER_NAME, "member")
     if not pattern.fullmatch(subject):
         raise ValueError(f"{subject[:80]!r} is not a name of a {what}")
@@ -160,11 +171,13 @@ def reading(before: Iterable[FleetOrder], found: Mapping[str, str]) -> OrderRead
 def demands(orders: Iterable[FleetOrder], member: str) -> Demands:
     """What this member must do."""
     orders = tuple(orders)
-    addresses = (ip_address(order.subject) for order in orders if order.kind is OrderKind.END_USER)
+    users = {order.subject: address_of(order.subject) for order in orders if order.kind is OrderKind.END_USER}
+    addresses = (address for address in users.values() if address is not None)
     return Demands(
         frozenset(order.subject for order in orders if order.kind is OrderKind.STOP),
         any(order.kind is OrderKind.DRAIN and order.subject == member for order in orders),
         tuple(sorted(addresses, key=lambda address: (address.version, int(address)))),
+        frozenset(name for name, address in users.items() if address is None),
     )
 
 

@@ -14,6 +14,8 @@ from tunnels.text import one_line
 
 MOST_MEMBERS = 50  # of a fleet
 MEMBER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+# Of a person, as a hub names it; never a mistyped address.
+PERSON_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._@+-]{0,99}", re.ASCII)
 TUNNEL_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}", re.ASCII)
 LAST_MOMENT = 253_402_300_799  # Unix time in seconds of the end of the year 9999
 MOST_CHARACTERS = 200  # of a text that people have written

@@ -6,13 +6,12 @@ Nothing in it is trusted: it is bounded, each entry is checked by itself, and wh
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
 from supervisor.core.identity.book import BookReading, Holding
-from supervisor.core.identity.words import MAX_GROUPS, is_name, shown
+from supervisor.core.identity.words import MAX_GROUPS, as_moment, is_name, shown
 from tunnels.networks import IPAddress
 
 MAX_ENTRIES = 25_000  # in one answer
@@ -32,7 +31,7 @@ def read_book(body: bytes, accepted: Callable[[IPAddress], bool]) -> BookReading
         raise ValueError("it is nested too deeply") from None
     if not isinstance(document, dict) or not isinstance(document.get("entries"), list):
         raise ValueError("it is not a book of addresses")
-    revision, time, entries = document.get("revision"), _moment(document.get("time")), document["entries"]
+    revision, time, entries = document.get("revision"), as_moment(document.get("time")), document["entries"]
     if type(revision) is not int or not 0 <= revision < _LAST_REVISION or time is None:
         raise ValueError("its revision or its time is missing")
     if len(entries) > MAX_ENTRIES:
@@ -49,7 +48,7 @@ def _holding(entry: Any, now: float, accepted: Callable[[IPAddress], bool]) -> H
     if not isinstance(entry, dict):
         return None
     address, groups = _address(entry.get("address")), entry.get("groups", [])
-    since, ended = _moment(entry.get("since")), _moment(entry.get("ended"))
+    since, ended = as_moment(entry.get("since")), as_moment(entry.get("ended"))
     usable = (
         address is not None
         and accepted(address)
@@ -78,11 +77,3 @@ def _address(text: object) -> IPAddress | None:
         return ip_address(text) if isinstance(text, str) else None
     except ValueError:
         return None
-
-
-def _moment(value: object) -> float | None:
-    """A moment of Unix time in seconds; None: it is none."""
-    if type(value) is float or (type(value) is int and abs(value) < 1 << 53):
-        moment = float(value)
-        return moment if math.isfinite(moment) and 0 <= moment < 1e11 else None
-    return None

@@ -12,6 +12,7 @@ from supervisor.core.preflight import (
     inputs,
     routing,
     service,
+    staff,
 )
 from supervisor.core.preflight.facts import HostFacts
 from supervisor.core.preflight.finding import Finding
@@ -42,6 +43,7 @@ _CHECKS = (
     addresses.cloud,
     announcing.announcements,
     fleet.fleet,
+    staff.staff_routes,
 )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from supervisor.core.identity.staff_routes import StaffRoute
 from supervisor.core.netfilter.values import Firewall
 from supervisor.core.network.layout import MAIN_TABLE
 from supervisor.core.network.plan import NetworkPlan
@@ -321,5 +322,6 @@ class HostFacts:
     service: Service = field(default_factory=Service)
     bird: BirdFacts | None = None  # None: nothing is announced
     fleet: FleetFacts | None = None  # None: there is none, or it was not asked
+    staff_routes: tuple[StaffRoute, ...] = ()  # of the profiles of staff, as the configuration names them
     daemon: DaemonFacts = field(default_factory=DaemonFacts)
     cloud: str | None = None  # the maker of the virtual machine, as the firmware names it

@@ -319,6 +319,8 @@ class HeadlineEntry(TypedDict):
     closed_since: Timestamp | None
     draining: bool
     conditions: list[ConditionEntry]
+    hub: str | None
+    """How many people the hub knows, in words; null: there is none."""
     incidents: list[OpenIncidentEntry]
     fleet: FleetDocument | None
     """Null: it is no member of one. Who follows the orders is not in it."""
