@@ -48,7 +48,7 @@ def try_(
 
     \b
     Example: facilitator try acme-dc
-             facilitator try acme.ovpn --username svc-facilitator --probe tcp://10.77.0.10:443
+             facilitator try acme.ovpn --probe tcp://10.77.0.10:443
     """
     if os.geteuid() != 0:
         fail(Exit.NO_RIGHT, "a client makes an interface: run it as root (sudo facilitator try ...)")

@@ -33,7 +33,7 @@ TITLES: Mapping[TrialStage, str] = MappingProxyType(
         TrialStage.SERVER: "server answered",
         TrialStage.TLS: "TLS and certificate",
         TrialStage.LOGIN: "login",
-        TrialStage.CODE: "one-time code",
+        TrialStage.CODE: "one-time password",
         TrialStage.ADDRESS: "address",
         TrialStage.PROBE: "probe",
     }
@@ -74,7 +74,7 @@ class TrialSteps:
     """How far one session has come."""
 
     uses_login: bool  # with a user name and a password
-    uses_code: bool  # the client may be asked for a one-time code
+    uses_code: bool  # the client may be asked for a one-time password
     last: float  # monotonic seconds of the latest step
     done: list[TrialStep] = field(default_factory=list)
     resolvers: tuple[str, ...] = ()
@@ -116,7 +116,9 @@ class TrialSteps:
             yield from self.reached(TrialStage.ADDRESS, now, _connected(what, self.resolvers))
 
     def _asks_code(self, now: float) -> Iterator[TrialStep]:
-        yield from self.reached(TrialStage.LOGIN, now, "the password is right; a one-time code is asked for")
+        yield from self.reached(
+            TrialStage.LOGIN, now, "the password is right; a one-time password is asked for"
+        )
         self._asked = True
 
     def ended(self, failure: Failed, now: float) -> TrialStep:
@@ -129,7 +131,7 @@ class TrialSteps:
             stage = following
         text = f"{failure.reason}: {failure.text}"
         if stage is TrialStage.LOGIN and failure.reason is Reason.AUTH and self.uses_code and not self._asked:
-            text += " (password and one-time code went together: either may be wrong)"
+            text += " (password and one-time password went together: either may be wrong)"
         elif stage is TrialStage.SERVER:
             text += "; it does not answer from here: wrong address, dead, or a firewall on the way"
         return self._add(stage, now, text, ok=False)

@@ -13,7 +13,7 @@ from supervisor.core.preflight.fleet_facts import EngineAnswer, MemberAnswer
 CLOCK_SECONDS = 2.0  # by which members' clocks may differ
 OLDEST_ETCD = (3, 4)
 _DOCS = "docs/fleet.md"
-_RIGHTS = f"{_DOCS} lists the rights that a member needs"
+_RIGHTS = f"{_DOCS} lists the permissions that a member needs"
 
 
 def fleet(facts: HostFacts) -> Iterator[Finding]:
