@@ -27,7 +27,7 @@ _EXIT_CODES = {
     "3": "A tunnel is not up (status, why).",
     "4": "The daemon does not answer.",
     "75": "Another daemon is running.",
-    "77": "A right is missing; the message says which.",
+    "77": "A privilege is missing; the message says which.",
     "78": "The configuration is wrong.",
 }
 _FILES = {
@@ -82,7 +82,7 @@ def settings_page(kinds: Kinds) -> str:
         ".SH DESCRIPTION",
         *_prose(
             "A YAML file. Durations are written `250ms`, `5s`, `2m`, `4h`, `1d`. A secret is `{file: NAME}` or "
-            "`{env: NAME}`. `facilitator check` names every mistake with its line and column."
+            "`{env: NAME}`. `facilitator check` reports every error with its line and column."
         ),
     ]
     for section in sections(kinds):

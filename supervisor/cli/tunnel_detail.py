@@ -121,7 +121,7 @@ def _waits_for(entry: TunnelStatus) -> str | None:
     if entry["asks"] is not None:
         return f"an answer to: {entry['asks']['text']}"
     if (code_at := entry.get("waits_for_code")) is not None:
-        return f"the next one-time code, at {code_at}"
+        return f"the next one-time password, at {code_at}"
     if lock is not None and lock["text"] is not None:
         return lock["text"]
     if entry["next_attempt"] is not None:
