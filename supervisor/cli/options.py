@@ -34,7 +34,7 @@ def tunnel_name(context: click.Context, parameter: click.Parameter, value: str |
     return value
 
 
-def _tunnels(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+def complete_tunnels(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
     """The names for tab completion, from the running daemon; none if it does not answer."""
     config, chosen = context.params.get("config"), context.params.get("socket_path")
     path = chosen or runtime_dir(Path(config or default_config())) / disk.CONTROL_SOCKET
@@ -49,7 +49,7 @@ def _tunnels(context: click.Context, _: click.Parameter, begun: str) -> list[str
 
 def tunnel_argument(required: bool = True) -> Callable[[AnyFunction], AnyFunction]:
     """TUNNEL, which a shell can complete."""
-    return click.argument("tunnel", callback=tunnel_name, required=required, shell_complete=_tunnels)
+    return click.argument("tunnel", callback=tunnel_name, required=required, shell_complete=complete_tunnels)
 
 
 def tunnel_arguments(command: AnyFunction) -> AnyFunction:
@@ -63,7 +63,7 @@ def tunnel_arguments(command: AnyFunction) -> AnyFunction:
         return value
 
     return click.argument(
-        "tunnels", metavar="[TUNNEL]...", nargs=-1, callback=checked, shell_complete=_tunnels
+        "tunnels", metavar="[TUNNEL]...", nargs=-1, callback=checked, shell_complete=complete_tunnels
     )(command)
 
 

@@ -31,7 +31,7 @@ TUNNEL_PARAMETERS = ("tunnel", "tunnels")
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Path]:
-    """The socket of a daemon with two tunnels."""
+    """The configuration file of a daemon with two tunnels."""
     body = json.dumps({"tunnels": [{"name": "acme-dc"}, {"name": "own-cloud"}]}).encode()
 
     class CompletionHandler(socketserver.StreamRequestHandler):
@@ -43,7 +43,9 @@ def daemon(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "control.sock"
     with socketserver.ThreadingUnixStreamServer(str(path), CompletionHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield path
+        config = tmp_path / "config.yaml"
+        config.write_text(f"facilitator: {{runtime_dir: {tmp_path}}}")
+        yield config
         server.shutdown()
 
 
@@ -81,9 +83,9 @@ def test_the_shell_completes_it(name: str) -> None:
     ],
 )
 def test_the_shell_completes_tunnels(name: str, daemon: Path) -> None:
-    assert completed(name, "", "--socket", str(daemon)) >= {"acme-dc", "own-cloud"}
-    assert completed(name, "ac", "--socket", str(daemon)) == {"acme-dc"}
-    assert not completed(name, "ac", "--socket", f"{daemon}.gone")
+    assert completed(name, "", "-c", str(daemon)) >= {"acme-dc", "own-cloud"}
+    assert completed(name, "ac", "-c", str(daemon)) == {"acme-dc"}
+    assert not completed(name, "ac", "-c", f"{daemon}.gone")
 
 
 def test_the_manual_has_every_command_and_every_setting(tmp_path: Path) -> None:
