@@ -42,7 +42,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lab-programs test-programs check style ruff layers types names unit slow machine together alone test demo soak bench lab docs \
-	screenshots lock latest build release interpreter install uninstall clean
+	screenshots lock latest build deb release interpreter install uninstall clean
 
 help: ## show this list
 	@echo 'make TARGET, where TARGET is one of:'
@@ -149,6 +149,9 @@ build: $(READY) ## an sdist and a wheel in dist/, with the version that `git des
 	@rm -rf build dist
 	@$(BIN)/python -m build --quiet --no-isolation . >/dev/null
 	@ls dist/*
+
+deb: interpreter ## a Debian package in dist/, for the Debian that it is built on
+	@debian/build
 
 release: $(READY) ## tag VERSION=x.y.z and build it; says what is still missing and does nothing then. DRY_RUN=1 leaves no tag
 	@BIN=$(BIN) .ci/release '$(VERSION)' $(if $(DRY_RUN),--dry-run)

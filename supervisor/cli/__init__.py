@@ -13,8 +13,22 @@ import click
 from supervisor.version import version
 
 _HOST = ("run", "check", "plan", "close", "cleanup")
-_TUNNELS = ("status", "start", "stop", "restart", "answer", "logs", "reload", "drain")
-_ALONE = ("fleet", "doctor", "why", "history", "audit", "alerts", "upgrade", "health", "init", "silence")
+_TUNNELS = ("status", "reload", "drain")
+_ORDERS = ("start", "stop", "restart", "answer")
+_ALONE = (
+    "fleet",
+    "doctor",
+    "why",
+    "history",
+    "audit",
+    "alerts",
+    "upgrade",
+    "health",
+    "init",
+    "silence",
+    "completion",
+    "logs",
+)
 _KEYWORDS = ("import", "try")  # their module and function end with an underscore
 
 
@@ -31,6 +45,7 @@ class _OnDemand(UserDict[str, Any]):
 _COMMANDS = _OnDemand(
     dict.fromkeys(_HOST, "host")
     | dict.fromkeys(_TUNNELS, "tunnels")
+    | dict.fromkeys(_ORDERS, "orders")
     | {name: name for name in _ALONE}
     | {name: f"{name}_" for name in _KEYWORDS}
 )

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import click
 
-from supervisor.cli.options import ask, socket_option, tunnel_name
+from supervisor.cli.options import ask, socket_option, tunnel_argument
 from supervisor.cli.output import say, say_json
 from supervisor.core.humanize import byte_size
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("tunnel", callback=tunnel_name, required=False)
+@tunnel_argument(required=False)
 @click.option("--from", "source", metavar="ADDRESS|PERSON", help="Only this user's address or name.")
 @click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @click.option(

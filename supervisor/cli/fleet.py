@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
-from supervisor.cli.options import AnyFunction, fail, refused, runtime_dir, socket_option, tunnel_name
+from supervisor.cli.options import AnyFunction, fail, refused, runtime_dir, socket_option, tunnel_argument
 from supervisor.cli.output import say, say_json
 from supervisor.core.exits import CannotStart, Exit
 from supervisor.core.fleet.orders import OrderKind, checked_subject
@@ -95,7 +95,7 @@ def status(as_json: bool, config: Path, socket_path: Path | None) -> None:
 
 
 @fleet.command()
-@click.argument("tunnel", callback=tunnel_name)
+@tunnel_argument()
 @_order_options
 def stop(tunnel: str, why: str, wait: int, as_json: bool, config: Path, socket_path: Path | None) -> None:
     """Take a tunnel down on every member.
@@ -111,7 +111,7 @@ def stop(tunnel: str, why: str, wait: int, as_json: bool, config: Path, socket_p
 
 
 @fleet.command()
-@click.argument("tunnel", callback=tunnel_name)
+@tunnel_argument()
 @_order_options
 def start(tunnel: str, why: str, wait: int, as_json: bool, config: Path, socket_path: Path | None) -> None:
     """Lift the order that keeps a tunnel down.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from supervisor import disk
-from supervisor.cli.options import fail, runtime_dir, socket_option, tunnel_name
+from supervisor.cli.options import fail, runtime_dir, socket_option, tunnel_argument
 from supervisor.cli.output import say, say_json
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import Exit
@@ -21,7 +21,7 @@ _TIMEOUT_SECONDS = 3.0  # shorter than what Docker and Kubernetes usually give a
 
 
 @click.command()
-@click.argument("tunnel", callback=tunnel_name, required=False)
+@tunnel_argument(required=False)
 @click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @socket_option
 def health(tunnel: str | None, as_json: bool, config: Path, socket_path: Path | None) -> None:

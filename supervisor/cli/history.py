@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import click
 
-from supervisor.cli.options import ask, socket_option, tunnel_name
+from supervisor.cli.options import ask, socket_option, tunnel_argument
 from supervisor.cli.output import say_json
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("tunnel", callback=tunnel_name, required=False)
+@tunnel_argument(required=False)
 @click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @click.option(
     "-n",

@@ -20,7 +20,7 @@ from supervisor.cli.options import (
     socket_option,
     state_dir,
 )
-from supervisor.cli.output import say
+from supervisor.cli.output import say, say_json
 from supervisor.cli.plan import plan_text
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import CannotStart, Exit
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _no_files_option = click.option(
     "--no-files", is_flag=True, help="Check the configuration file only, not the customers' files."
 )
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="JSON output.")
 
 
 @click.command()
@@ -56,8 +59,9 @@ def run(config: Path, watch: bool) -> None:
 @click.command()
 @_no_files_option
 @click.option("--show", is_flag=True, help="Print the resulting settings as a tree; defaults are marked.")
+@_json_option
 @config_option
-def check(config: Path, no_files: bool, show: bool) -> None:
+def check(config: Path, no_files: bool, show: bool, as_json: bool) -> None:
     """Validate the configuration file and the customers' files.
 
     Reports every error in one run, each with line and column. Needs no privileges and changes nothing. The
@@ -68,8 +72,8 @@ def check(config: Path, no_files: bool, show: bool) -> None:
     """
     from supervisor.app.profiles import Weight
 
-    valid = _load(config)
-    if show:
+    valid = _load(config, as_json=as_json)
+    if show and not as_json:
         from supervisor.config.resolved import resolved, tree
 
         for line in tree(resolved(valid)):
@@ -82,12 +86,16 @@ def check(config: Path, no_files: bool, show: bool) -> None:
         *enclosed,
         *(str(each) for each in remarks if each.weight is Weight.WARNING),
     )
-    for warning in (*map(str, valid.warnings), *(f"warning: {text}" for text in missing)):
+    warnings = [*map(str, valid.warnings), *(f"warning: {text}" for text in missing)]
+    errors = [str(each) for each in remarks if each.weight is Weight.ERROR]
+    if as_json:
+        say_json({"valid": not errors, "tunnels": len(valid.tunnels), "errors": errors, "warnings": warnings})
+        sys.exit(Exit.CONFIG if errors else Exit.OK)
+    for warning in warnings:
         say(warning, err=True)
     for remark in remarks:
         if remark.weight is Weight.READS:
             say(str(remark))
-    errors = [str(each) for each in remarks if each.weight is Weight.ERROR]
     for error in errors:
         say(error, err=True)
     if errors:
@@ -152,8 +160,9 @@ def _missing(config: Config) -> list[str]:
 
 @click.command()
 @_no_files_option
+@_json_option
 @socket_option
-def plan(config: Path, socket_path: Path | None, no_files: bool) -> None:
+def plan(config: Path, socket_path: Path | None, no_files: bool, as_json: bool) -> None:
     """Show desired routes, rules and NAT, and how the kernel differs.
 
     Asks the running daemon. Without one, or for a file named with -c that is not in effect, shows what the
@@ -163,7 +172,7 @@ def plan(config: Path, socket_path: Path | None, no_files: bool) -> None:
     Example: facilitator plan -c new.yaml
     """
     if socket_path is None and named(click.get_current_context(), "config") and not _in_force(config):
-        say(*plan_text(_planned(config, no_files)))
+        _show_plan(_planned(config, no_files), as_json=as_json)
         return
     try:
         answer: PlanDocument = ControlClient(socket_path or runtime_dir(config) / disk.CONTROL_SOCKET).get(
@@ -173,7 +182,14 @@ def plan(config: Path, socket_path: Path | None, no_files: bool) -> None:
         refused(error)
     except Unreachable:
         answer = _planned(config, no_files)
-    say(*plan_text(answer))
+    _show_plan(answer, as_json=as_json)
+
+
+def _show_plan(answer: PlanDocument, *, as_json: bool) -> None:
+    if as_json:
+        say_json(answer)
+    else:
+        say(*plan_text(answer))
 
 
 def _in_force(config: Path) -> bool:
@@ -243,7 +259,8 @@ def cleanup(config: Path, on_exit: bool) -> None:
         say(line)
 
 
-def _load(path: Path) -> Config:
+def _load(path: Path, *, as_json: bool = False) -> Config:
+    """The configuration, or the end: its errors are printed."""
     from common.configuration.problems import ConfigErrors
     from supervisor.app.files import code_of, errors_of, load
     from tunnels.registry import KINDS
@@ -251,7 +268,10 @@ def _load(path: Path) -> Config:
     try:
         return load(path, KINDS)
     except (ConfigErrors, CannotStart) as problem:
-        for line in errors_of(problem):
+        errors = list(errors_of(problem))
+        if as_json:
+            say_json({"valid": False, "tunnels": None, "errors": errors, "warnings": []})
+        for line in () if as_json else errors:
             say(line, err=True)
         sys.exit(code_of(problem))
 

@@ -19,6 +19,7 @@ from supervisor.run_arguments import default_config
 
 DEFAULT_RUNTIME_DIR = "/run/facilitator"
 DEFAULT_STATE_DIR = "/var/lib/facilitator"
+_COMPLETION_SECONDS = 2.0  # that a person waits for names at most
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -31,6 +32,39 @@ def tunnel_name(context: click.Context, parameter: click.Parameter, value: str |
             f"letter first"
         )
     return value
+
+
+def complete_tunnels(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """The names for tab completion, from the running daemon; none if it does not answer."""
+    config, chosen = context.params.get("config"), context.params.get("socket_path")
+    path = chosen or runtime_dir(Path(config or default_config())) / disk.CONTROL_SOCKET
+    try:
+        document = ControlClient(path, _COMPLETION_SECONDS).get("/api/v1/status")
+    except (Unreachable, Refused):
+        return []
+    given = context.params.get("tunnels") or ()
+    names = [entry["name"] for entry in document["tunnels"]]
+    return [name for name in names if name.startswith(begun) and name not in given]
+
+
+def tunnel_argument(required: bool = True) -> Callable[[AnyFunction], AnyFunction]:
+    """TUNNEL, which a shell can complete."""
+    return click.argument("tunnel", callback=tunnel_name, required=required, shell_complete=complete_tunnels)
+
+
+def tunnel_arguments(command: AnyFunction) -> AnyFunction:
+    """TUNNEL..., any number."""
+
+    def checked(
+        context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        for name in value:
+            tunnel_name(context, parameter, name)
+        return value
+
+    return click.argument(
+        "tunnels", metavar="[TUNNEL]...", nargs=-1, callback=checked, shell_complete=complete_tunnels
+    )(command)
 
 
 def fail(code: Exit, sentence: str) -> NoReturn:

@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 
 from common.quantities import parse_duration
-from supervisor.cli.options import config_option, fail, state_dir, tunnel_name
+from supervisor.cli.options import complete_tunnels, config_option, fail, state_dir, tunnel_name
 from supervisor.cli.output import say, say_json
 from supervisor.core.exits import Exit
 
 
 @click.command()
-@click.argument("tunnel", required=False)
+@click.argument("tunnel", required=False, shell_complete=complete_tunnels)
 @click.argument("duration", required=False)
 @click.option("--all", "everything", is_flag=True, help="Everything, not one tunnel.")
 @click.option("--reason", default="", help="Why; shown with the silence.")

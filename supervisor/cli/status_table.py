@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,12 @@ from rich.text import Text
 
 from supervisor.cli.console import screen
 from supervisor.cli.table import MIN_FOLDED_WIDTH
-from supervisor.core.humanize import duration
+from supervisor.core.humanize import byte_size, duration
 from supervisor.core.session.reasons import must_be_cured
 from supervisor.core.views.drain_text import flows_left
 
 if TYPE_CHECKING:
+    from supervisor.cli.tunnel_detail import Traffic
     from supervisor.core.views.documents import ConditionEntry, StatusDocument, TargetEntry, TunnelStatus
 
 _COLOURS = {
@@ -29,20 +31,27 @@ _COLOURS = {
 _HEALTHS = {"healthy": "green", "degraded": "yellow"}
 _OTHER_SESSION = {"coming": ", next session starts", "leaving": ", last session drains"}
 _COLUMNS = ("TUNNEL", "KIND", "STATE", "FOR", "CARRIES", "ADDRESS", "RTT", "RECONNECTS", "WHY")
+_WIDE = ("RECEIVED", "SENT", "INTERFACE", "MTU")  # of `-o wide`, before the last column
 _NO_TERMINAL_WIDTH = 200
 _FOLDED = ("CARRIES", "WHY")
 # Left out where the terminal is narrow, the least important first.
 _DROPPED_FIRST = ("RECONNECTS", "RTT", "ADDRESS", "KIND")
 
 
-def print_status(document: StatusDocument) -> None:
-    """Print the table."""
+def print_status(
+    document: StatusDocument, traffic: Mapping[str, Traffic] | None = None, details: Iterable[Text] = ()
+) -> None:
+    """Print the table and the lines below it."""
     console = screen()
-    console.print(status_view(document, console.width))
+    console.print(Group(status_view(document, console.width, traffic), *details))
 
 
-def status_view(document: StatusDocument, width: int = _NO_TERMINAL_WIDTH) -> Group:
-    """A headline, the conditions, and one row per tunnel, for a terminal of `width` characters."""
+def status_view(
+    document: StatusDocument, width: int = _NO_TERMINAL_WIDTH, traffic: Mapping[str, Traffic] | None = None
+) -> Group:
+    """A headline, the conditions, and one row per tunnel, for a terminal of `width` characters. `traffic`:
+    of every tunnel, for the wide table.
+    """
     tunnels = document["tunnels"]
     up = sum(1 for entry in tunnels if entry["phase"] == "up" and entry["health"] != "unhealthy")
     headline = Text(
@@ -57,8 +66,13 @@ def status_view(document: StatusDocument, width: int = _NO_TERMINAL_WIDTH) -> Gr
     if document["draining"]:
         headline.append("  draining", "yellow")
     rows = [dict(zip(_COLUMNS, _row(entry), strict=True)) for entry in tunnels]
+    columns = list(_COLUMNS)
+    if traffic is not None:
+        columns[-1:-1] = _WIDE
+        for row, entry in zip(rows, tunnels, strict=True):
+            row |= dict(zip(_WIDE, _wide(entry, traffic.get(entry["name"])), strict=True))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    shown = _fitting(rows, width)
+    shown = _fitting(rows, width, columns)
     for column in shown:
         table.add_column(column, no_wrap=column not in _FOLDED, overflow="fold", min_width=len(column))
     for row in rows:
@@ -91,12 +105,24 @@ def _condition(each: ConditionEntry) -> Text:
     )
 
 
-def _fitting(rows: list[dict[str, Text]], width: int) -> list[str]:
+def _wide(entry: TunnelStatus, traffic: Traffic | None) -> tuple[Text, ...]:
+    session = entry["session"]
+    device, mtu = (None, None) if session is None else (session["device"], session["path_mtu"])
+    cells = (
+        "-" if traffic is None else byte_size(traffic.received),
+        "-" if traffic is None else byte_size(traffic.sent),
+        device or "-",
+        "-" if mtu is None else str(mtu),
+    )
+    return tuple(map(Text, cells))
+
+
+def _fitting(rows: list[dict[str, Text]], width: int, columns: Sequence[str]) -> list[str]:
     """The columns that fit."""
-    needs = {column: max([len(column), *(row[column].cell_len for row in rows)]) for column in _COLUMNS}
+    needs = {column: max([len(column), *(row[column].cell_len for row in rows)]) for column in columns}
     needs |= {column: min(needs[column], MIN_FOLDED_WIDTH) for column in _FOLDED}
-    shown = list(_COLUMNS)
-    for column in _DROPPED_FIRST:
+    shown = list(columns)
+    for column in _DROPPED_FIRST if len(columns) == len(_COLUMNS) else ():  # wide is as wide as it is
         if sum(needs[name] + 2 for name in shown) - 2 > width:
             shown.remove(column)
     return shown

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from supervisor import disk
-from supervisor.cli.options import config_option, fail, runtime_dir
+from supervisor.cli.options import complete_tunnels, config_option, fail, runtime_dir
 from supervisor.cli.output import paint, prompt, say, say_json
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import CannotStart, Exit
@@ -28,7 +28,7 @@ _TEST_NETWORK = "192.0.2.0/24"  # TEST-NET-1, where a file names no destination:
 
 
 @click.command("try")
-@click.argument("tunnel", metavar="TUNNEL|FILE")
+@click.argument("tunnel", metavar="TUNNEL|FILE", shell_complete=complete_tunnels)
 @click.option("--username", help="With FILE: the account.")
 @click.option("--probe", "targets", multiple=True, help="A probe target, such as tcp://10.77.0.10:443.")
 @click.option("--anyway", is_flag=True, help="Log in although the daemon has this tunnel up.")

@@ -11,26 +11,40 @@ from typing import TYPE_CHECKING
 
 import click
 
-from supervisor.cli.options import ask, fail, socket_option, tunnel_name
-from supervisor.cli.output import draws, prompt, say, say_json, say_json_line
-from supervisor.control.client import ControlClient
+from supervisor.cli.options import ask, fail, socket_option, tunnel_argument
+from supervisor.cli.output import draws, say, say_json, say_json_line
+from supervisor.cli.selection import SORT_KEYS, selected
 from supervisor.core.exits import Exit
 from supervisor.core.views.drain_text import flows_left
 
 if TYPE_CHECKING:
-    from supervisor.core.views.documents import QuestionDocument, ReloadDocument, StatusDocument, TunnelStatus
+    from supervisor.core.views.documents import ReloadDocument, StatusDocument
 
 _REFRESH_SECONDS = 1.0  # of `status --watch`
-_WAIT_SECONDS = 90  # how long start, stop and restart wait for the result
 
 
 @click.command()
-@click.argument("tunnel", callback=tunnel_name, required=False)
+@tunnel_argument(required=False)
 @click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @click.option("--watch", is_flag=True, help="Refresh until interrupted.")
+@click.option("-o", "--output", type=click.Choice(["wide"]), help="More columns: bytes, interface, MTU.")
+@click.option("--state", "states", multiple=True, metavar="STATE", help="Only tunnels in this state.")
+@click.option("--sort", type=click.Choice(sorted(SORT_KEYS)), help="Order of the rows.")
 @socket_option
-def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_path: Path | None) -> None:
+def status(
+    tunnel: str | None,
+    as_json: bool,
+    watch: bool,
+    output: str | None,
+    states: tuple[str, ...],
+    sort: str | None,
+    config: Path,
+    socket_path: Path | None,
+) -> None:
     """Show the tunnels: state, networks, RTT and last error.
+
+    Of one TUNNEL also its session, traffic, last events and last log lines. A STATE is a phase such as `up`
+    or `backoff`, or `healthy`, `unhealthy` or `degraded`.
 
     Exit code 3: a tunnel is not up.
 
@@ -44,7 +58,7 @@ def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_
         whole: StatusDocument = ask(
             lambda client: client.get("/api/v1/status"), config, socket_path, otherwise=_closed
         )
-        return _only(whole, tunnel)
+        return selected(_only(whole, tunnel), states, sort)
 
     if watch:
         if not as_json and not draws():
@@ -56,8 +70,11 @@ def status(tunnel: str | None, as_json: bool, watch: bool, config: Path, socket_
         say_json(now)
     else:
         from supervisor.cli.status_table import print_status
+        from supervisor.cli.tunnel_detail import detail_lines, detail_of, traffic_of
 
-        print_status(now)
+        traffic = None if output is None else ask(traffic_of, config, socket_path)
+        known = None if tunnel is None else ask(lambda it: detail_of(it, tunnel), config, socket_path)
+        print_status(now, traffic, () if known is None else detail_lines(now["tunnels"][0], known))
     if not all(entry["phase"] == "up" and entry["health"] != "unhealthy" for entry in now["tunnels"]):
         sys.exit(Exit.NOT_UP)
 
@@ -110,92 +127,13 @@ def _screen(document: Callable[[], StatusDocument]) -> None:
             live.update(status_view(document(), console.width), refresh=True)
 
 
-def _order(
-    verb: str, tunnel: str, config: Path, socket_path: Path | None, done: tuple[str, ...], how: str = ""
-) -> None:
-    entry: TunnelStatus = ask(
-        lambda client: client.post(
-            f"/api/v1/tunnels/{tunnel}/{verb}?wait={_WAIT_SECONDS}{how}", _WAIT_SECONDS
-        ),
-        config,
-        socket_path,
-    )
-    if entry["asks"] is not None and verb != "stop":
-        fail(
-            Exit.FAILED, f"{tunnel} asks: {entry['asks']['text']}; give it with: facilitator answer {tunnel}"
-        )
-    _report(entry, done)
-
-
-def _report(entry: TunnelStatus, done: tuple[str, ...]) -> None:
-    """Print the tunnel's state in one line; exit code 1 unless it is in one of these phases."""
-    line = f"{entry['name']}: {entry['phase']} ({entry['reason']})"
-    if entry["phase"] in done:
-        say(line)
-        return
-    lock = entry.get("lock")
-    if lock is not None and lock["holder"] is not None and entry["reason"] == "lock":
-        say(f"{line}; it {lock['text']}")
-        return
-    fail(
-        Exit.FAILED,
-        f"{line}; {entry['last_error'] or 'no error is known'}; see: facilitator logs {entry['name']}",
-    )
-
-
-@click.command()
-@click.argument("tunnel", callback=tunnel_name)
-@socket_option
-def start(tunnel: str, config: Path, socket_path: Path | None) -> None:
-    """Bring a tunnel up and wait until it is connected.
-
-    \b
-    Example: facilitator start acme-dc
-    """
-    _order("start", tunnel, config, socket_path, ("up",))
-
-
-@click.command()
-@click.argument("tunnel", callback=tunnel_name)
-@click.option(
-    "--drain", is_flag=True, help="Accept no new flows, and stop once the active flows have finished."
-)
-@socket_option
-def stop(tunnel: str, drain: bool, config: Path, socket_path: Path | None) -> None:
-    """Take a tunnel down until `start`.
-
-    It stays stopped even across daemon restarts. With --drain new flows go to another tunnel that can carry
-    them, or are rejected; `status` shows how many active flows remain. `start` cancels the drain, `stop`
-    without --drain stops the tunnel immediately.
-
-    \b
-    Example: facilitator stop acme-dc --drain
-    """
-    if not drain:
-        _order("stop", tunnel, config, socket_path, ("stopped",))
-        return
-    entry: TunnelStatus = ask(
-        lambda client: client.post(
-            f"/api/v1/tunnels/{tunnel}/stop?drain=1&wait={_WAIT_SECONDS}", _WAIT_SECONDS
-        ),
-        config,
-        socket_path,
-    )
-    if entry["drain"] is None:
-        _report(entry, ("stopped",))
-        return
-    say(
-        f"{tunnel}: draining, {flows_left(entry['drain'])}; it ends with the last one, at "
-        f"{entry['drain']['until']} at the latest"
-    )
-
-
 @click.command()
 @click.option(
     "--now", is_flag=True, help="Do not wait for active flows; clients get some seconds to log off."
 )
+@click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @socket_option
-def drain(now: bool, config: Path, socket_path: Path | None) -> None:
+def drain(now: bool, as_json: bool, config: Path, socket_path: Path | None) -> None:
     """Stop the daemon once active flows have finished.
 
     No new flows enter a tunnel; active ones continue. The same as SIGTERM; --now is the same as a second
@@ -207,6 +145,9 @@ def drain(now: bool, config: Path, socket_path: Path | None) -> None:
     document: StatusDocument = ask(
         lambda client: client.post(f"/api/v1/drain{'?now=1' if now else ''}", 30.0), config, socket_path
     )
+    if as_json:
+        say_json(document)
+        return
     left = [
         f"{entry['name']} {flows_left(entry['drain'])}"
         for entry in document["tunnels"]
@@ -219,84 +160,9 @@ def drain(now: bool, config: Path, socket_path: Path | None) -> None:
 
 
 @click.command()
-@click.argument("tunnel", callback=tunnel_name)
-@click.option("--force", is_flag=True, help="Even if its files are invalid and no new session can start.")
+@click.option("--json", "as_json", is_flag=True, help="JSON output.")
 @socket_option
-def restart(tunnel: str, force: bool, config: Path, socket_path: Path | None) -> None:
-    """Reconnect a tunnel and wait until it is up.
-
-    Its files are checked first: a working session is not ended if no new one could start with them.
-
-    \b
-    Example: facilitator restart acme-dc
-    """
-    _order("restart", tunnel, config, socket_path, ("up",), "&force=1" if force else "")
-
-
-@click.command()
-@click.argument("tunnel", callback=tunnel_name)
-@socket_option
-def answer(tunnel: str, config: Path, socket_path: Path | None) -> None:
-    """Answer the remote gateway's prompt, such as a one-time password.
-
-    The answer is read from the terminal without echo, or from stdin.
-
-    \b
-    Example: facilitator answer acme-dc
-    """
-    pending: QuestionDocument = ask(
-        lambda client: client.get(f"/api/v1/tunnels/{tunnel}/question"), config, socket_path
-    )
-    question = pending["text"]
-    if question is None:
-        fail(Exit.FAILED, f"{tunnel} asks nothing; see: facilitator status {tunnel}")
-    text = prompt(f"{tunnel} asks: {question}") if sys.stdin.isatty() else sys.stdin.readline().strip()
-    entry: TunnelStatus = ask(
-        lambda client: client.post(
-            f"/api/v1/tunnels/{tunnel}/answer?wait={_WAIT_SECONDS}", _WAIT_SECONDS, text
-        ),
-        config,
-        socket_path,
-    )
-    if entry["asks"] is not None:
-        fail(Exit.FAILED, f"{tunnel} asks again: {entry['asks']['text']}")
-    _report(entry, ("up",))
-
-
-@click.command()
-@click.argument("tunnel", callback=tunnel_name)
-@click.option("-f", "--follow", is_flag=True, help="Keep printing new lines.")
-@click.option(
-    "-n",
-    "--lines",
-    type=click.IntRange(min=0),
-    default=200,
-    show_default=True,
-    help="How many of the last lines; 200 are kept.",
-)
-@socket_option
-def logs(tunnel: str, follow: bool, lines: int, config: Path, socket_path: Path | None) -> None:
-    """Show a client's output, secrets masked.
-
-    \b
-    Example: facilitator logs acme-dc -f
-    """
-
-    def show(client: ControlClient) -> None:
-        for line in client.lines(
-            f"/api/v1/tunnels/{tunnel}/logs?lines={lines}" + ("&follow=1" if follow else "")
-        ):
-            say(line)
-
-    try:
-        ask(show, config, socket_path)
-    except KeyboardInterrupt:
-        return
-
-
-@click.command()
-@socket_option
-def reload(config: Path, socket_path: Path | None) -> None:
+def reload(as_json: bool, config: Path, socket_path: Path | None) -> None:
     """Apply the changed configuration file.
 
     Prints what was changed. An invalid configuration changes nothing. Tunnels whose files are invalid are
@@ -308,11 +174,13 @@ def reload(config: Path, socket_path: Path | None) -> None:
     Example: facilitator reload
     """
     answer: ReloadDocument = ask(lambda client: client.post("/api/v1/reload", 30.0), config, socket_path)
+    if as_json:
+        say_json(answer)
     for line in answer.get("errors", ()):
         say(line, err=True)
     if answer.get("errors"):
         fail(Exit.CONFIG, "configuration invalid; keeping the running configuration")
-    for line in answer["done"] or ["nothing changed"]:
+    for line in () if as_json else answer["done"] or ["nothing changed"]:
         say(line)
     problems = answer.get("problems", ())
     for line in problems:

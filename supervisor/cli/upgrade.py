@@ -9,7 +9,7 @@ import click
 
 from supervisor import disk
 from supervisor.cli.options import fail, refused, runtime_dir, socket_option
-from supervisor.cli.output import say
+from supervisor.cli.output import say, say_json
 from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import Exit
 
@@ -21,8 +21,9 @@ _RESTART_SECONDS = 60.0  # for the new code to answer
 
 
 @click.command()
+@click.option("--json", "as_json", is_flag=True, help="JSON output: the status afterwards.")
 @socket_option
-def upgrade(config: Path, socket_path: Path | None) -> None:
+def upgrade(as_json: bool, config: Path, socket_path: Path | None) -> None:
     """Re-execute the daemon with the newly installed code.
 
     No tunnel is dropped. Waits until the new code answers. If it cannot take the state of the old code, the
@@ -48,6 +49,9 @@ def upgrade(config: Path, socket_path: Path | None) -> None:
         fail(
             Exit.FAILED, f"the daemon was restarted (process {after['pid']}) instead of upgraded; see its log"
         )
+    if as_json:
+        say_json(after)
+        return
     say(f"version {before['version']} -> {after['version']}, process {after['pid']} as before")
     for line in _kept(before, after):
         say(line)

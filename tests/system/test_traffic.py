@@ -35,6 +35,15 @@ def _status_is_right(daemon: LabDaemon) -> None:
         "acme-dc": "up",
         "own-cloud": "up",
     }
+    detail = daemon.cli("status", "acme-dc").stdout
+    for part in (acme["session"]["device"], "10.78.0.2", " received, ", "last events", "last log lines"):
+        assert part in detail, detail
+    assert "RECEIVED" in daemon.cli("status", "-o", "wide", "--sort", "state").stdout
+    started = json.loads(daemon.cli("start", "--all", "--json").stdout)["tunnels"]
+    assert [(tunnel["name"], tunnel["phase"]) for tunnel in started] == [
+        ("acme-dc", "up"),
+        ("own-cloud", "up"),
+    ]
 
 
 def _metrics_are_right(daemon: LabDaemon) -> None:
