@@ -37,7 +37,6 @@ from supervisor.app.stores.changed_sysctls import ChangedSysctls
 from supervisor.app.stores.last_configuration import LastConfiguration
 from supervisor.app.stores.last_end import LastEnd
 from supervisor.app.stores.second_sessions import SecondSessions
-from supervisor.app.stores.silences import SilenceFile
 from supervisor.app.stores.state_store import MemoryFiles, Present
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
 from supervisor.app.traffic_readers import LaneMeter, SessionMeter
@@ -270,7 +269,7 @@ def _reports(
     hooks = PagerHooks(base.files.secret_text, lambda tunnel: runner.tail(tunnel, INCIDENT_LINES), sent.count)
     pagers = Pagers(base.state_dir, paging(base.identity, base.config), hooks, base.secrets)
     base.closing.add("alerter", pagers.close)
-    silencing = Silencing(SilenceFile(base.state_dir), pagers, base.inbox.post, auditing.noted)
+    silencing = Silencing(base.state_dir, pagers, base.inbox.post, auditing.noted)
     base.closing.add("silences", silencing.close)
     sources = ScrapeSources(
         link_bytes=LinkBytes(),
@@ -312,8 +311,9 @@ def _reports(
             fleet=lambda: None if fleet is None else fleet.known,
         )
     )
-    hook_runner = _hooks(base, runner)
-    return Reports(metrics, last_failures, history, pagers, silencing, auditing, page_model, hook_runner)
+    return Reports(
+        metrics, last_failures, history, pagers, silencing, auditing, page_model, _hooks(base, runner)
+    )
 
 
 def _hooks(base: _Base, runner: Runner) -> HookRunner:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from supervisor.app.stores.silences import SilenceFile
+from supervisor.app.silence_file import SilenceFile
 from supervisor.app.watchers.silencing import Silencing
 from supervisor.cli import main
 from supervisor.core.alerting.silences import Silence, active, quiet
@@ -59,7 +59,7 @@ async def test_what_still_stands_at_the_end_is_sent_then_also_by_the_next_daemon
     file, receivers, posted, noted = SilenceFile(tmp_path), GivenAlerts(), asyncio.Event(), list[str]()
     now = time.time()
     file.add(Silence("a", now, now + 1.0, "root", "their firewall"))
-    silencing = Silencing(file, receivers, lambda _: posted.set(), lambda action, _: noted.append(action))
+    silencing = Silencing(tmp_path, receivers, lambda _: posted.set(), lambda action, _: noted.append(action))
     silencing.start()
     try:
         assert silencing.silenced == ("a",)
