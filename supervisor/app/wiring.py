@@ -7,17 +7,16 @@ Nothing runs yet. Each part that must be closed registers that when it is made (
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor import disk
 from supervisor.app.api.status_page_model import StatusPageInputs, StatusPageModel
 from supervisor.app.closing import Closing
 from supervisor.app.deferred_runner import DeferredRunner
+from supervisor.app.directories import remove_socket
 from supervisor.app.engine_view import EngineView, stalled
 from supervisor.app.files import Files
 from supervisor.app.fleet.building import MembershipInputs, membership
@@ -125,7 +124,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     kinds = {name: guarded(kind, faults) for name, kind in inputs.kinds.items()}
     people = PeopleWatch(files.secret_text, inbox.post)
     base = _Base(config, identity, kinds, files, inbox, faults, inputs.secrets, closing, view, people)
-    closing.add("control socket", lambda: _remove(config.facilitator.runtime_dir / disk.CONTROL_SOCKET))
+    closing.add("control socket", lambda: remove_socket(config.facilitator.runtime_dir))
     history, auditing = _history(base), _auditing(base)
     host = HostWatch(view, kinds, inbox.post, files)
     data_plane = _data_plane(base, host, inputs.owner, {} if handover is None else handover.kept)
@@ -388,8 +387,3 @@ def _outputs(
         locks=locks,
         names=data_plane.names,
     )
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        disk.make_way(path)
