@@ -268,8 +268,7 @@ def _reports(
     hooks = PagerHooks(base.files.secret_text, lambda tunnel: runner.tail(tunnel, INCIDENT_LINES), sent.count)
     pagers = Pagers(base.state_dir, paging(base.identity, base.config), hooks, base.secrets)
     base.closing.add("alerter", pagers.close)
-    silencing = Silencing(base.state_dir, pagers, base.inbox.post, auditing.noted)
-    base.closing.add("silences", silencing.close)
+    silencing = Silencing(base.state_dir, pagers, base.inbox.post, auditing.noted, base.closing)
     sources = ScrapeSources(
         link_bytes=LinkBytes(),
         carried=LaneMeter(engine.lane),

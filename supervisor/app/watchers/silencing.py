@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import structlog
 
+from supervisor.app.closing import Closing
 from supervisor.app.silence_file import SilenceFile
 from supervisor.clients.input_watcher import InputWatcher
 from supervisor.core.alerting.silences import Silence, active, conditions, quiet
@@ -30,10 +31,12 @@ class Silencing:
         receivers: Alerter,
         post: Callable[[Event], None],
         noted: Callable[[str, str], None],
+        closing: Closing,
     ) -> None:
         """`noted(action, tunnel)` is told of each silence that begins or ends."""
         self._file, self._receivers = SilenceFile(state_dir), receivers
         self._post, self._noted = post, noted
+        closing.add("silences", self.close)
         self._watcher = InputWatcher(lambda _: self._read())
         self._silences: tuple[Silence, ...] = ()
         self._alerts: Mapping[str, Alert] | None = None
