@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -111,3 +112,9 @@ def refused(error: KernelError) -> CannotStart:
 
 def _code(error: OSError) -> Exit:
     return Exit.NO_RIGHT if isinstance(error, PermissionError) else Exit.FAILED
+
+
+def remove_socket(runtime_dir: Path) -> None:
+    """The control socket, at the end of the daemon."""
+    with contextlib.suppress(OSError):
+        disk.make_way(runtime_dir / disk.CONTROL_SOCKET)

@@ -7,17 +7,16 @@ Nothing runs yet. Each part that must be closed registers that when it is made (
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor import disk
 from supervisor.app.api.status_page_model import StatusPageInputs, StatusPageModel
 from supervisor.app.closing import Closing
 from supervisor.app.deferred_runner import DeferredRunner
+from supervisor.app.directories import remove_socket
 from supervisor.app.engine_view import EngineView, stalled
 from supervisor.app.files import Files
 from supervisor.app.fleet.building import MembershipInputs, membership
@@ -37,7 +36,6 @@ from supervisor.app.stores.changed_sysctls import ChangedSysctls
 from supervisor.app.stores.last_configuration import LastConfiguration
 from supervisor.app.stores.last_end import LastEnd
 from supervisor.app.stores.second_sessions import SecondSessions
-from supervisor.app.stores.silences import SilenceFile
 from supervisor.app.stores.state_store import MemoryFiles, Present
 from supervisor.app.stores.stopped_tunnels import StoppedTunnels
 from supervisor.app.traffic_readers import LaneMeter, SessionMeter
@@ -126,7 +124,7 @@ def build(config: Config, inputs: RunInputs) -> Parts:
     kinds = {name: guarded(kind, faults) for name, kind in inputs.kinds.items()}
     people = PeopleWatch(files.secret_text, inbox.post)
     base = _Base(config, identity, kinds, files, inbox, faults, inputs.secrets, closing, view, people)
-    closing.add("control socket", lambda: _remove(config.facilitator.runtime_dir / disk.CONTROL_SOCKET))
+    closing.add("control socket", lambda: remove_socket(config.facilitator.runtime_dir))
     history, auditing = _history(base), _auditing(base)
     host = HostWatch(view, kinds, inbox.post, files)
     data_plane = _data_plane(base, host, inputs.owner, {} if handover is None else handover.kept)
@@ -270,8 +268,7 @@ def _reports(
     hooks = PagerHooks(base.files.secret_text, lambda tunnel: runner.tail(tunnel, INCIDENT_LINES), sent.count)
     pagers = Pagers(base.state_dir, paging(base.identity, base.config), hooks, base.secrets)
     base.closing.add("alerter", pagers.close)
-    silencing = Silencing(SilenceFile(base.state_dir), pagers, base.inbox.post, auditing.noted)
-    base.closing.add("silences", silencing.close)
+    silencing = Silencing(base.state_dir, pagers, base.inbox.post, auditing.noted, base.closing)
     sources = ScrapeSources(
         link_bytes=LinkBytes(),
         carried=LaneMeter(engine.lane),
@@ -312,8 +309,9 @@ def _reports(
             fleet=lambda: None if fleet is None else fleet.known,
         )
     )
-    hook_runner = _hooks(base, runner)
-    return Reports(metrics, last_failures, history, pagers, silencing, auditing, page_model, hook_runner)
+    return Reports(
+        metrics, last_failures, history, pagers, silencing, auditing, page_model, _hooks(base, runner)
+    )
 
 
 def _hooks(base: _Base, runner: Runner) -> HookRunner:
@@ -388,8 +386,3 @@ def _outputs(
         locks=locks,
         names=data_plane.names,
     )
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        disk.make_way(path)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from supervisor.app.stores.silences import SilenceFile
+from supervisor.app.closing import Closing
+from supervisor.app.silence_file import SilenceFile
 from supervisor.app.watchers.silencing import Silencing
 from supervisor.cli import main
 from supervisor.core.alerting.silences import Silence, active, quiet
@@ -57,9 +58,11 @@ class GivenAlerts:
 
 async def test_what_still_stands_at_the_end_is_sent_then_also_by_the_next_daemon(tmp_path: Path) -> None:
     file, receivers, posted, noted = SilenceFile(tmp_path), GivenAlerts(), asyncio.Event(), list[str]()
-    now = time.time()
+    now, closing = time.time(), Closing()
     file.add(Silence("a", now, now + 1.0, "root", "their firewall"))
-    silencing = Silencing(file, receivers, lambda _: posted.set(), lambda action, _: noted.append(action))
+    silencing = Silencing(
+        tmp_path, receivers, lambda _: posted.set(), lambda action, _: noted.append(action), closing
+    )
     silencing.start()
     try:
         assert silencing.silenced == ("a",)
@@ -76,7 +79,7 @@ async def test_what_still_stands_at_the_end_is_sent_then_also_by_the_next_daemon
         assert noted == ["silence", "silence-over"]
         assert not silencing.conditions
     finally:
-        await silencing.close()
+        await closing.close()
 
 
 def test_the_command(tmp_path: Path) -> None:

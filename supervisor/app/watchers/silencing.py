@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import structlog
 
-from supervisor.app.stores.silences import SilenceFile
+from supervisor.app.closing import Closing
+from supervisor.app.silence_file import SilenceFile
 from supervisor.clients.input_watcher import InputWatcher
 from supervisor.core.alerting.silences import Silence, active, conditions, quiet
 from supervisor.core.alerting.verdict import Alert
@@ -25,13 +27,16 @@ class Silencing:
 
     def __init__(
         self,
-        file: SilenceFile,
+        state_dir: Path,
         receivers: Alerter,
         post: Callable[[Event], None],
         noted: Callable[[str, str], None],
+        closing: Closing,
     ) -> None:
         """`noted(action, tunnel)` is told of each silence that begins or ends."""
-        self._file, self._receivers, self._post, self._noted = file, receivers, post, noted
+        self._file, self._receivers = SilenceFile(state_dir), receivers
+        self._post, self._noted = post, noted
+        closing.add("silences", self.close)
         self._watcher = InputWatcher(lambda _: self._read())
         self._silences: tuple[Silence, ...] = ()
         self._alerts: Mapping[str, Alert] | None = None
