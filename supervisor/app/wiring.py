@@ -147,8 +147,6 @@ def build(config: Config, inputs: RunInputs) -> Parts:
         faults=faults,
     )
     view.complete(engine)
-    if fleet is not None:
-        engine.deny(fleet.denied)
     follow_people(people, data_plane.network, engine, fleet, data_plane.names)
     return Parts(
         identity,

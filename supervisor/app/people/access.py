@@ -26,7 +26,11 @@ def follow_people(
     fleet: Membership | None = None,
     names: KnowsPeople | None = None,
 ) -> None:
-    """From now on, tell kernel, engine, fleet and name service whatever the book says."""
+    """From now on, tell kernel, engine, fleet and name service whatever the book says. Before the book says
+    anything, orders of the fleet keep addresses out.
+    """
+    if fleet is not None:
+        engine.deny(fleet.denied)
 
     def changed() -> None:
         known = KnownPeople(present(people.latest()), people.lasts_until)
