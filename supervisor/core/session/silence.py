@@ -30,7 +30,7 @@ from tunnels.base import Reason
 
 # Once the gateway answers again, the session has this long to show that it lives. TCP repeats a lost SYN
 # after a second; an echo request is repeated by the next round only.
-RETURN_SECONDS = 1.5
+RETURN_SECONDS = 2.0
 
 
 def silence_followed(c: StepContext, step: Step) -> Step:
