@@ -174,15 +174,16 @@ class ChangedPeople:
 
 def changed_people(records: Records, logins: Logins) -> ChangedPeople:
     """Look for them; nothing is written."""
-    blocks, people = records.blocks(), logins.rules.people
+    blocks, people, claimed = records.blocks(), logins.rules.people, records.claimed_groups()
     outside, regrouped = {}, {}
     for name, groups in records.people_inside():
         person = people.get(name)
         reason = no_access(person, blocks.get(name), records.now)
         if reason is not None:
             outside[name] = reason.text
-        elif person is not None and (wanted := groups_json(person.groups)) != groups:
-            regrouped[name] = wanted
+        elif person is not None:
+            wanted = groups_json(logins.rules.grouped(person, claimed.get(name, ())).groups)
+            regrouped.update({name: wanted} if wanted != groups else {})
     return ChangedPeople(outside, regrouped)
 
 
