@@ -80,6 +80,21 @@ class Records(ProofRecords):
         )
         return [OpenSession(**row) for row in found]
 
+    def open_ids_on(self, node: str, sequence: int) -> list[str]:
+        """Ids of the open sessions of a node that began with this login or an earlier one."""
+        return self._transaction.column(
+            "SELECT id FROM sessions WHERE node = ? AND ended IS NULL AND sequence <= ?", node, sequence
+        )
+
+    def unsettled_on(self, node: str, boot: str) -> list[OpenSession]:
+        """Open sessions of the node that are of another run of OpenVPN, or that are allowed and not up."""
+        found = self._run(
+            "SELECT id, boot, state, sequence FROM sessions WHERE node = ? AND ended IS NULL "
+            "AND (boot <> ? OR state = ?)",
+            node, boot, StaffSessionState.ALLOWED,
+        )  # fmt: skip
+        return [OpenSession(**row) for row in found]
+
     def open_of(self, person: str) -> list[StaffSession]:
         """The open sessions of a person, the oldest first."""
         return self._all(f"{_SELECT} WHERE person = ? AND ended IS NULL ORDER BY asked", person)

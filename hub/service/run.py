@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ _OVERDUE_SECONDS = 1.0
 _PEOPLE_SECONDS = 10.0  # days end, and blocks; changes of the file are applied at once
 _OTHERS_SECONDS = 0.1  # how often it is looked what other processes have written
 _FORGET_SECONDS = 3600.0
+# A login goes from the event loop to the writer's thread and back. With Python's 5 ms, each way may wait so
+# long for a thread that compares thousands of sessions.
+_SWITCH_SECONDS = 0.0005
 
 Work = Coroutine[Any, Any, None]
 
@@ -187,6 +191,7 @@ def _provider(settings: SessionsSettings, secrets: HubSecrets) -> Provider | Non
 
 async def serve(settings: SessionsSettings, directory: Path) -> None:
     """Until SIGTERM or SIGINT."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
     notifier, stop, loop = SystemdNotifier(), asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

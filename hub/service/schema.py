@@ -62,6 +62,7 @@ CREATE TABLE attempts (
 );
 CREATE INDEX attempts_of_link ON attempts (link);
 CREATE TABLE claimed_groups (person text PRIMARY KEY, groups text NOT NULL);
+CREATE INDEX sessions_to_end ON sessions (node) WHERE ended IS NULL AND end_asked IS NOT NULL;
 """
 
 STEPS = (_FIRST, _IDENTITIES)

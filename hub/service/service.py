@@ -66,7 +66,8 @@ class SessionService:
     async def heartbeat(self, message: api.Heartbeat) -> api.HeartbeatAnswer:
         """Compare with what the node has; while there is nothing to do the answer waits. LateMessage."""
         begun = self.changes.begin(message.node)
-        answer = await self._write(lambda records, logins: nodes.heartbeat(records, logins, message))
+        known = await self._read(lambda records, _: nodes.all_as_known(records, message))
+        answer = await self._write(lambda records, logins: nodes.heartbeat(records, logins, message, known))
         if message.wait == 0 or answer != api.HeartbeatAnswer(closed=answer.closed):
             await self.changes.wait(begun, message.node, 0)
             return answer

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import secrets
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlencode
@@ -18,6 +21,8 @@ from joserfc import jws
 from joserfc.jwk import OctKey, RSAKey
 
 from tests.hub.running import free_port
+from tests.lab.wait import PATIENCE
+from tests.netns import Namespace
 
 CLIENT, SECRET = "facilitator hub", "s3cret of the client/&"
 KEY, OTHER_KEY = (RSAKey.generate_key(2048, {"kid": "k1"}) for _ in range(2))
@@ -39,8 +44,8 @@ class IdentityProviderDouble:
     `forge` changes the claims; `sign` makes a token of them; it answers us only while `answers` is set.
     """
 
-    def __init__(self) -> None:
-        self.port = free_port()
+    def __init__(self, port: int | None = None) -> None:
+        self.port = port or free_port()
         self.issuer = f"http://127.0.0.1:{self.port}"
         self.person, self.groups = "olga", ["engineers"]
         self.redirect = ""
@@ -53,8 +58,8 @@ class IdentityProviderDouble:
         self._codes: dict[str, _Code] = {}
         self._runner: web.AppRunner | None = None
 
-    async def start(self) -> None:
-        """Until it listens."""
+    async def start(self, listening: socket.socket | None = None) -> None:
+        """Until it listens, on this socket if it is given."""
         app = web.Application()
         app.router.add_get("/.well-known/openid-configuration", self._discovery)
         app.router.add_get("/keys", self._keys)
@@ -62,7 +67,10 @@ class IdentityProviderDouble:
         app.router.add_post("/token", self._token)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        if listening is not None:
+            await web.SockSite(self._runner, listening).start()
+        else:
+            await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
 
     async def stop(self) -> None:
         """Connections are refused from now on."""
@@ -117,6 +125,24 @@ class IdentityProviderDouble:
         }  # fmt: skip
         token = self.sign(jws_text(self.forge(claims)))
         return web.json_response({"id_token": token, "access_token": "unused", "token_type": "Bearer"})
+
+
+@contextlib.contextmanager
+def provider_in(namespace: Namespace, port: int) -> Iterator[IdentityProviderDouble]:
+    """One on the loopback interface of a namespace, in a thread of its own."""
+    provider, loop = IdentityProviderDouble(port), asyncio.new_event_loop()
+    with namespace.entered():
+        listening = socket.create_server(("127.0.0.1", port))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(provider.start(listening), loop).result(PATIENCE)
+        yield provider
+    finally:
+        asyncio.run_coroutine_threadsafe(provider.stop(), loop).result(PATIENCE)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def jws_text(claims: Claims) -> str:
