@@ -41,7 +41,7 @@ TEST = .ci/passes 'make test' 'unit style machine' together alone
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab-programs test-programs check style ruff layers types names unit slow machine together alone test demo soak bench lab docs \
+.PHONY: help setup lab-programs test-programs check style ruff layers types names unit slow machine together alone test demo hub soak bench lab docs \
 	screenshots lock latest build release interpreter install uninstall clean
 
 help: ## show this list
@@ -116,6 +116,9 @@ demo: lab-programs $(READY) ## watch two tunnels break and heal in a private net
 fleet: lab-programs $(READY) ## watch two facilitators act as one: drain, kill, freeze, lock engine away (root)
 	@.ci/packages $(FLEET_PROGRAMS)
 	@$(BIN)/python -m tests.lab.fleet_demo
+
+hub: $(READY) ## watch the staff VPN: logins, offboarding, a drain, sidecar and session service killed (root)
+	@$(BIN)/python -m tests.hub.demo
 
 lab: lab-programs $(READY) ## the same network to play with: shells, logs, faults by hand (root)
 	@$(BIN)/python -m tests.lab
