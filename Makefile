@@ -41,7 +41,7 @@ TEST = .ci/passes 'make test' 'unit style machine' together alone
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab-programs test-programs check style ruff layers types names unit slow machine together alone test demo soak bench lab docs \
+.PHONY: help setup lab-programs test-programs check style ruff layers types names unit slow machine together alone test demo fleet hub soak bench lab docs \
 	screenshots lock latest build deb release interpreter install uninstall clean
 
 help: ## show this list
@@ -117,6 +117,9 @@ fleet: lab-programs $(READY) ## watch two facilitators act as one: drain, kill, 
 	@.ci/packages $(FLEET_PROGRAMS)
 	@$(BIN)/python -m tests.lab.fleet_demo
 
+hub: $(READY) ## watch the staff VPN: logins, offboarding, a drain, sidecar and session service killed (root)
+	@$(BIN)/python -m tests.hub.demo
+
 lab: lab-programs $(READY) ## the same network to play with: shells, logs, faults by hand (root)
 	@$(BIN)/python -m tests.lab
 
@@ -161,14 +164,14 @@ latest: interpreter ## check against the newest version of every dependency, in 
 	@$(PYTHON) -m venv $(LATEST)
 	@.ci/latest $(LATEST)
 
-install: interpreter ## install into /opt/facilitator, with units, user and a configuration without tunnels (root); repeat it to upgrade. NOMAD=1 without unit and configuration
+install: interpreter ## install into /opt/facilitator, with units, user and a configuration without tunnels (root); repeat it to upgrade. NOMAD=1 without unit and configuration, HUB=1 for the staff VPN's units instead
 	@[ "$$(id -u)" = 0 ] || { echo 'It writes to /opt and /etc: say sudo make install'; exit 1; }
 	@[ -x $(OPT)/bin/python ] || $(PYTHON) -m venv $(OPT)
 	@$(OPT)/bin/python $(LOCKED) requirements/runtime.txt
 	@$(OPT)/bin/python $(OURSELVES) .
-	@systemd/setup.sh install $(if $(NOMAD),--nomad)
+	@systemd/setup.sh install $(if $(HUB),--hub,$(if $(NOMAD),--nomad))
 	@$(OPT)/bin/facilitator --version
-	@echo 'Next: /etc/facilitator/config.yaml, facilitator check, facilitator doctor, systemctl enable --now facilitator (docs/deployment.md).'
+	@echo $(if $(HUB),'Next: /etc/facilitator-hub/config.yaml and docs/hub.md. For the daemon:','Next:') '/etc/facilitator/config.yaml, facilitator check, facilitator doctor, systemctl enable --now facilitator (docs/deployment.md).'
 	@echo 'A daemon that runs takes the new code over with: facilitator upgrade'
 
 uninstall: ## stop it, and remove all but configuration and history; PURGE=1 removes these too (root)

@@ -4,6 +4,7 @@
 #
 #   setup.sh install                the units, the user, the directories, and examples in /usr/local/share; a configuration is never replaced
 #   setup.sh install --nomad        for a host whose daemon Nomad starts: only the unit that closes the host at boot, and the user
+#   setup.sh install --hub          for a host of the staff VPN: the units of session service and sidecar, user and example, nothing of the daemon
 #   setup.sh uninstall [--purge]    all of that; --purge: /etc/facilitator, the state and the user as well
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -15,8 +16,39 @@ examples=$root/usr/local/share/facilitator
 
 runs() { [ -z "$root" ] && [ -d /run/systemd/system ]; }     # systemd(1), sd_booted(3)
 
+install_hub() {
+    for service in sessions sidecar; do
+        install -D -m 0644 "$here/facilitator-hub-$service.service" "$units/facilitator-hub-$service.service"
+    done
+    install -D -m 0644 "$here/facilitator-hub.sysusers.conf" "$root/etc/sysusers.d/facilitator-hub.conf"
+    install -D -m 0644 "$here/facilitator-hub.tmpfiles.conf" "$root/etc/tmpfiles.d/facilitator-hub.conf"
+    for example in facilitator-hub.yaml openvpn-server.conf; do
+        install -D -m 0644 "$here/../examples/$example" "$examples/$example"
+    done
+    [ -n "$root" ] || systemd-sysusers
+    install -d -m 0750 "$root/etc/facilitator-hub"
+    [ -n "$root" ] || chgrp facilitator-hub /etc/facilitator-hub
+    if runs; then
+        systemd-tmpfiles --create /etc/tmpfiles.d/facilitator-hub.conf
+        systemctl daemon-reload
+    fi
+}
+
+uninstall_hub() {
+    for service in sessions sidecar; do
+        name=facilitator-hub-$service.service
+        if runs && [ -e "$units/$name" ]; then systemctl disable --now --quiet "$name"; fi
+        rm -f "$units/$name"
+    done
+    rm -f "$root/etc/sysusers.d/facilitator-hub.conf" "$root/etc/tmpfiles.d/facilitator-hub.conf"
+}
+
 case ${1:-} in
 install)
+    if [ "${2:-}" = --hub ]; then
+        install_hub
+        exit
+    fi
     install -D -m 0644 "$here/$closed" "$units/$closed"
     install -D -m 0644 "$here/facilitator.sysusers.conf" "$root/etc/sysusers.d/facilitator.conf"
     # Enabled, as `systemctl enable` does it, which has no say over a package's files.
@@ -44,6 +76,7 @@ install)
     fi
     ;;
 uninstall)
+    uninstall_hub
     if runs && [ -e "$unit" ]; then
         echo "Stopping it: connections that are open may end by themselves first; \`facilitator drain --now\` does not wait for them."
         systemctl disable --now --quiet facilitator.service
@@ -57,10 +90,12 @@ uninstall)
     if runs; then systemctl daemon-reload; fi
     if [ "${2:-}" = --purge ]; then
         rm -rf "$root/etc/facilitator" "$root/etc/systemd/system/facilitator.service.d" "$root/var/lib/facilitator" "$root/var/log/facilitator" \
-            "$root/run/facilitator"
-        if [ -z "$root" ] && id facilitator >/dev/null 2>&1; then userdel facilitator; fi
+            "$root/run/facilitator" "$root/etc/facilitator-hub" "$root/var/lib/facilitator-hub"
+        for user in facilitator facilitator-hub; do
+            if [ -z "$root" ] && id "$user" >/dev/null 2>&1; then userdel "$user"; fi
+        done
     else
-        echo "Kept: /etc/facilitator, /var/lib/facilitator, /var/log/facilitator and the user (make uninstall PURGE=1 removes them too)."
+        echo "Kept: /etc/facilitator, /var/lib/facilitator, /var/log/facilitator what belongs to facilitator-hub, and the users (make uninstall PURGE=1 removes them too)."
     fi
     ;;
 *)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -86,6 +86,38 @@ class NotificationSettings(HubSettings):
         return self
 
 
+class OidcSettings(HubSettings):
+    """An identity provider (OpenID Connect, authorization code with PKCE). Needs the extra `oidc`."""
+
+    issuer: Url = Field(
+        description="as the provider names itself, such as https://login.example.net/realms/staff"
+    )
+    client: Annotated[str, Field(min_length=1, max_length=200)] = Field(description="our client id there")
+    secret: SecretPlace = Field(description="where the client's secret lies")
+    person: Annotated[str, Field(min_length=1)] = Field(
+        "preferred_username",
+        description="claim of the ID token that holds the person's name, the CN of its certificate",
+    )
+    groups: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="claim with a list of groups, which come beside those of the file"
+    )
+    scopes: tuple[str, ...] = Field(("openid", "profile"), description="what is asked for")
+    timeout: Pause = Field(150.0, description="how long a login waits for the browser, 60s to 180s")
+    same_address: bool = Field(
+        True,
+        description="the browser has to have the address of the VPN client: links that are passed on are worthless",
+    )
+    ca: File | None = Field(None, description="PEM file with the provider's CA; absent: the system's")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if not 60 <= self.timeout <= 180:
+            raise ValueError("timeout must be 60s to 180s")
+        if "openid" not in self.scopes:
+            raise ValueError("scopes must hold openid")
+        return self
+
+
 class LoginSettings(HubSettings):
     """How people prove who they are."""
 
@@ -95,6 +127,7 @@ class LoginSettings(HubSettings):
     )
     totp: TotpSettings | None = Field(None, description="one-time passwords")
     notification: NotificationSettings | None = Field(None, description="approval by a link")
+    oidc: OidcSettings | None = Field(None, description="login at an identity provider")
 
 
 class Limits(HubSettings):
@@ -114,6 +147,14 @@ class Pages(HubSettings):
     url: Url = Field(description="how browsers reach it")
     certificate: File | None = Field(None, description="PEM file; absent: behind a proxy that does TLS")
     key: File | None = Field(None, description="PEM file")
+    proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="proxies that are believed what they write into X-Forwarded-For"
+    )
+
+    @property
+    def link(self) -> str:
+        """What links begin with; a token follows."""
+        return f"{self.url.rstrip('/')}/approve?token="
 
 
 class SessionsSettings(HubSettings):
@@ -131,7 +172,9 @@ class SessionsSettings(HubSettings):
     people: PeopleSettings
     login: LoginSettings = Field(default_factory=LoginSettings)
     limits: Limits = Field(default_factory=Limits)
-    pages: Pages | None = Field(None, description="needed by logins by notification")
+    pages: Pages | None = Field(
+        None, description="needed by logins by notification and by an identity provider"
+    )
     heartbeat: Pause = Field(5.0, description="how often sidecars report")
     retention: Seconds = Field(90 * 86400.0, description="how long events and ended sessions are kept")
 
@@ -139,6 +182,8 @@ class SessionsSettings(HubSettings):
     def _complete(self) -> Self:
         if self.login.notification is not None and self.pages is None:
             raise ValueError("login.notification needs `pages`: there the links lead")
+        if self.login.oidc is not None and self.pages is None:
+            raise ValueError("login.oidc needs `pages`: there the links lead")
         return self
 
 

@@ -65,6 +65,7 @@ class Method(StrEnum):
     CERTIFICATE = "certificate"
     TOTP = "totp"
     NOTIFICATION = "notification"
+    OIDC = "oidc"  # logs in at the identity provider, in a browser
 
 
 # --- from a sidecar

@@ -30,6 +30,9 @@ class RollCall:
     unknown: tuple[str, ...]
 
 
+ALL_AS_KNOWN = RollCall((), (), (), ())
+
+
 def roll_call(opened: Iterable[OpenSession], heartbeat: Heartbeat) -> RollCall:
     """Compare. A login that was sent after the list was made is not missed in it."""
     here: list[OpenSession] = []

@@ -25,6 +25,9 @@ class Transaction(Protocol):
     def rows(self, sql: str, *parameters: object) -> list[Row]:
         """Run a statement; its rows."""
 
+    def column(self, sql: str, *parameters: object) -> list[Any]:
+        """Run a statement; the only column of its rows. For thousands of them."""
+
     def many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
         """Run a statement for each of these."""
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 from hub.core import api
 from hub.core.api import EndReason, Method, StaffSessionState
 from hub.core.codes import CodeVerdict, judge
+from hub.core.identity import Identity, same_place
 from hub.core.passwords import Typed, decoded, from_password
 from hub.core.people import NoAccess, Person, no_access
 from hub.core.sessions import Happening, StaffSession, end_asked, moved, refused
@@ -31,11 +32,16 @@ _SENTENCES = {
     EndReason.REPLACED: "your other session is being ended; connect again",
 }
 _REFUSED = "the login was refused"
+_BY_LINK = (Method.NOTIFICATION, Method.OIDC)
 _NO_SEED = "codes are not set up for this account; ask your administrator"
 _NOT_SET_UP = "this way to log in is not set up; ask your administrator"
 _CANNOT_ASK = (
     "a code is needed, and this VPN client cannot ask for one; add `auth-user-pass` and `auth-retry interact` to its "
     "profile"
+)
+_CANNOT_OPEN = (
+    "this account logs in with a browser, and this VPN client cannot open one; use OpenVPN Connect, Tunnelblick or "
+    "another client with web authentication"
 )
 _ASK = "Code of your authenticator:"
 _ASK_AGAIN = "That code is not right. Code of your authenticator:"
@@ -50,6 +56,18 @@ class Ask:
     session: StaffSession
 
 
+class NotTheirs(Exception):
+    """Somebody else has come with a link; nothing is changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProvedIdentity:
+    """What a browser has brought back from the identity provider. `address`: the browser's."""
+
+    identity: Identity
+    address: str
+
+
 @dataclass(frozen=True, slots=True)
 class Logins:
     """Decides by these rules."""
@@ -61,7 +79,7 @@ class Logins:
         """Decide a login or a renewal. The same request gets the same answer."""
         earlier = records.of_request(request.node, request.boot, request.sequence)
         if earlier is not None:
-            return self.again(earlier)
+            return self._linked_again(records, earlier) or self.again(earlier)
         person = self.rules.people.get(request.person)
         outside = no_access(person, records.block(request.person), records.now)
         if request.renewal:
@@ -84,6 +102,10 @@ class Logins:
             return self._code(records, row, person, request)
         if person.method is Method.NOTIFICATION and self.rules.approval_seconds is not None:
             return self._notify(records, row, self.rules.approval_seconds, "crtext" in request.understands)
+        if person.method is Method.OIDC and self.rules.identity_seconds is not None:
+            if "webauth" not in request.understands:
+                return _refuse(records, row, EndReason.METHOD_UNUSABLE, _CANNOT_OPEN)
+            return self._open_browser(records, row, self.rules.identity_seconds)
         return _refuse(records, row, EndReason.METHOD_UNUSABLE, _NOT_SET_UP)
 
     def typed(self, records: Records, answer: api.ChallengeAnswer) -> api.LoginAnswer:
@@ -102,18 +124,42 @@ class Logins:
         wrong = self._wrong(records, row, Typed(code or ""))
         return self._allow(records, row, person) if wrong is None else _refuse(records, row, wrong)
 
-    def approve(self, records: Records, session: str, yes: bool) -> StaffSession | None:
-        """The person has decided a login that waits; None: it does not wait any more."""
-        row = records.session(session)
-        if row is None or row.state is not StaffSessionState.PENDING or row.method is not Method.NOTIFICATION:
+    def decide(
+        self, records: Records, link: str, number: str, proof: ProvedIdentity | None
+    ) -> StaffSession | None:
+        """Decide a login by its link (its digest), which is used up by that. None: it does not wait any more.
+
+        NotTheirs: another person has come with the link, or from elsewhere; the login still waits.
+        """
+        opened = records.approval(link)
+        row = records.session(opened["session"]) if opened is not None else None
+        if opened is None or row is None or row.state is not StaffSessionState.PENDING:
             return None
+        if row.method not in _BY_LINK:
+            return None
+        if self.rules.identity_seconds is not None or row.method is Method.OIDC:
+            self._check(row, proof)
+        records.use_approval(link)
         person = self.rules.people.get(row.person)
         outside = no_access(person, records.block(row.person), records.now)
-        if not yes or person is None or outside is not None:
+        if number != opened["number"] or person is None or outside is not None:
             _refuse(records, row, EndReason.DENIED if outside is None else outside.reason)
         else:
+            if proof is not None and proof.identity.groups is not None:
+                records.save_claimed_groups(row.person, proof.identity.groups)
             self._allow(records, row, person)
-        return records.session(session)
+        return records.session(row.id)
+
+    def _check(self, row: StaffSession, proof: ProvedIdentity | None) -> None:
+        if proof is None or proof.identity.person != row.person:
+            raise NotTheirs("the identity provider knows this browser's user by another name")
+        if not self.fits(row, proof.address):
+            raise NotTheirs("the browser has another address than the VPN client")
+
+    def fits(self, row: StaffSession, address: str) -> bool:
+        """A browser with this address may decide the login."""
+        free = row.method is not Method.OIDC or not self.rules.same_address
+        return free or same_place(address, row.client_address)
 
     def again(self, row: StaffSession) -> api.LoginAnswer:
         """The answer that fits what has become of the login."""
@@ -222,7 +268,31 @@ class Logins:
         text = f"Approve the login with the number {number}" if number else ""
         return api.Waiting(session=saved.id, timeout=seconds, text=text)
 
+    def _open_browser(self, records: Records, row: StaffSession, seconds: int) -> api.LoginAnswer:
+        """The client opens the link. Its earlier login that still waits has been given up."""
+        for each in records.open_of(row.person):
+            if each.state is StaffSessionState.PENDING and each.certificate == row.certificate:
+                _refuse(records, each, EndReason.TIMEOUT)
+        waiting = moved(row, Happening.WAITS, records.now)
+        assert waiting is not None
+        saved = records.save(replace(waiting, until=records.now + seconds), "browser asked")
+        return self._linked(records, saved)
+
+    def _linked_again(self, records: Records, row: StaffSession) -> api.LoginAnswer | None:
+        """The answer with the link was lost: another link."""
+        if row.state is not StaffSessionState.PENDING or row.method is not Method.OIDC:
+            return None
+        records.close_approvals(row.id)
+        return self._linked(records, row)
+
+    def _linked(self, records: Records, row: StaffSession) -> api.LoginAnswer:
+        token = secrets.token_urlsafe(32)
+        records.add_approval(token, row, "")
+        left = max(1, int((row.until or records.now) - records.now))
+        return api.Waiting(session=row.id, timeout=left, link=f"{self.rules.login_url}{token}")
+
     def _allow(self, records: Records, row: StaffSession, person: Person) -> api.LoginAnswer:
+        person = self.rules.grouped(person, records.claimed_of(person.name))
         if row.method is not Method.CERTIFICATE:
             records.save_proof(row.person, row.certificate, row.method)
         others = [
@@ -247,7 +317,7 @@ class Logins:
             since=records.now,
             until=records.now + self.rules.session_seconds,
             groups=groups_json(person.groups),
-            decided=row.state is StaffSessionState.PENDING and row.method is Method.NOTIFICATION,
+            decided=row.state is StaffSessionState.PENDING and row.method in _BY_LINK,
         )
         return self._allowed(records.save(session, "allowed", {"address": str(address)}))
 
@@ -278,7 +348,7 @@ def _refuse(records: Records, row: StaffSession, reason: EndReason, text: str | 
         return _denied(row, reason, text)
     told = replace(
         ended,
-        decided=ended.method is Method.NOTIFICATION and ended.decided,
+        decided=ended.method in _BY_LINK and ended.decided,
         end_text=text or _SENTENCES.get(reason, _REFUSED),
     )
     return _denied(records.save(told, "refused", {"reason": reason}), reason)

@@ -11,7 +11,7 @@ from uuid import uuid4
 from hub.core import api
 from hub.core.api import EndReason, StaffSessionState
 from hub.core.people import no_access
-from hub.core.roll_call import roll_call
+from hub.core.roll_call import ALL_AS_KNOWN, roll_call
 from hub.core.sessions import Happening, StaffSession, end_asked, gone, moved
 from hub.service.logins import Logins
 from hub.service.records import Records, groups_json
@@ -58,17 +58,37 @@ def close(records: Records, row: StaffSession, reason: EndReason) -> bool:
     return True
 
 
-def heartbeat(records: Records, logins: Logins, message: api.Heartbeat) -> api.HeartbeatAnswer:
-    """Compare the node's sessions with ours; what it should do. LateMessage."""
+def all_as_known(records: Records, message: api.Heartbeat) -> bool:
+    """The node has the sessions that we have. Comparing thousands takes a while, and needs no writer.
+
+    False where a difference may be: then they are compared row by row.
+    """
     before = records.node(message.node)
-    opened = records.open_on(message.node)
+    if before is None or before["boot"] != message.boot:
+        return False
+    named = set(message.sessions)
+    for each in records.unsettled_on(message.node, message.boot):
+        risen = each.id in named and each.id not in message.waiting
+        if each.boot != message.boot or risen:
+            return False
+    return set(records.open_ids_on(message.node, message.sequence)) == named
+
+
+def heartbeat(
+    records: Records, logins: Logins, message: api.Heartbeat, as_known: bool = False
+) -> api.HeartbeatAnswer:
+    """Compare the node's sessions with ours; what it should do. LateMessage.
+
+    `as_known`: they were compared a moment ago; what has changed since is found by the next heartbeat.
+    """
+    before = records.node(message.node)
     if before is not None and before["boot"] != message.boot:
         if records.earlier_boot(message.node, message.boot):
             raise LateMessage(f"{message.node} has restarted since {message.boot}")
         records.event("node started", None, None, {"node": message.node, "boot": message.boot})
     records.node_seen(message.node, message.boot, message.draining, message.version)
     drained = before is not None and bool(before["draining"])
-    call = roll_call(opened, message)
+    call = ALL_AS_KNOWN if as_known else roll_call(records.open_on(message.node), message)
     lost = EndReason.NODE_DRAINED if drained else EndReason.LOST_WITH_NODE
     closed = sum(close(records, row, lost) for row in records.sessions(call.lost))
     closed += sum(close(records, row, EndReason.LEFT) for row in records.sessions(call.gone))
@@ -174,15 +194,16 @@ class ChangedPeople:
 
 def changed_people(records: Records, logins: Logins) -> ChangedPeople:
     """Look for them; nothing is written."""
-    blocks, people = records.blocks(), logins.rules.people
+    blocks, people, claimed = records.blocks(), logins.rules.people, records.claimed_groups()
     outside, regrouped = {}, {}
     for name, groups in records.people_inside():
         person = people.get(name)
         reason = no_access(person, blocks.get(name), records.now)
         if reason is not None:
             outside[name] = reason.text
-        elif person is not None and (wanted := groups_json(person.groups)) != groups:
-            regrouped[name] = wanted
+        elif person is not None:
+            wanted = groups_json(logins.rules.grouped(person, claimed.get(name, ())).groups)
+            regrouped.update({name: wanted} if wanted != groups else {})
     return ChangedPeople(outside, regrouped)
 
 

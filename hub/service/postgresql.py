@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, scalar_row
 
 from hub.service.database import ResultT, Row, Transaction, Unavailable
 from hub.service.schema import STEPS
@@ -35,6 +36,11 @@ class PostgresqlTransaction:
         """Run a statement; its rows."""
         cursor = self._connection.execute(_sql(sql), parameters)
         return cursor.fetchall() if cursor.description is not None else []
+
+    def column(self, sql: str, *parameters: object) -> list[Any]:
+        """Run a statement; the only column of its rows."""
+        with self._connection.cursor(row_factory=scalar_row) as cursor:
+            return cursor.execute(_sql(sql), parameters).fetchall()
 
     def many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
         """Run a statement for each of these."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, fields, replace
@@ -10,11 +9,11 @@ from ipaddress import IPv4Address
 
 from hub.core.addresses import AddressPool
 from hub.core.api import EndReason, Method, StaffSessionState
-from hub.core.codes import CodeRecord
 from hub.core.people import Block, Person
 from hub.core.roll_call import OpenSession
 from hub.core.sessions import StaffSession
 from hub.service.database import Row, Transaction
+from hub.service.proof_records import ProofRecords
 
 _COLUMNS = tuple(field.name for field in fields(StaffSession))
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM sessions"  # noqa: S608 - names of fields
@@ -45,13 +44,12 @@ def _values(session: StaffSession) -> tuple[object, ...]:
     return tuple(int(value) if isinstance(value, bool) else value for value in astuple(session))
 
 
-class Records:
+class Records(ProofRecords):
     """The tables within one transaction."""
 
     def __init__(self, transaction: Transaction, now: float) -> None:
-        self._run = transaction.rows
+        super().__init__(transaction, now)
         self._transaction = transaction
-        self.now = now
         self.touched: set[str] = set()  # nodes that have something new to do
 
     # --- sessions
@@ -80,6 +78,21 @@ class Records:
         found = self._run(
             "SELECT id, boot, state, sequence FROM sessions WHERE node = ? AND ended IS NULL", node
         )
+        return [OpenSession(**row) for row in found]
+
+    def open_ids_on(self, node: str, sequence: int) -> list[str]:
+        """Ids of the open sessions of a node that began with this login or an earlier one."""
+        return self._transaction.column(
+            "SELECT id FROM sessions WHERE node = ? AND ended IS NULL AND sequence <= ?", node, sequence
+        )
+
+    def unsettled_on(self, node: str, boot: str) -> list[OpenSession]:
+        """Open sessions of the node that are of another run of OpenVPN, or that are allowed and not up."""
+        found = self._run(
+            "SELECT id, boot, state, sequence FROM sessions WHERE node = ? AND ended IS NULL "
+            "AND (boot <> ? OR state = ?)",
+            node, boot, StaffSessionState.ALLOWED,
+        )  # fmt: skip
         return [OpenSession(**row) for row in found]
 
     def open_of(self, person: str) -> list[StaffSession]:
@@ -265,82 +278,6 @@ class Records:
         )  # fmt: skip
         yield from pool.clients(IPv4Address(row["address"]) for row in rested)
 
-    # --- second factors
-
-    def codes(self, person: str) -> CodeRecord:
-        """What is remembered of a person's codes."""
-        found = self._run("SELECT person, last_step, wrong, locked_until FROM codes WHERE person = ?", person)
-        return CodeRecord(**found[0]) if found else CodeRecord(person)
-
-    def save_codes(self, record: CodeRecord) -> None:
-        """Remember it."""
-        self._run(
-            "INSERT INTO codes (person, last_step, wrong, locked_until) VALUES (?, ?, ?, ?) ON CONFLICT (person) DO "
-            "UPDATE SET last_step = excluded.last_step, wrong = excluded.wrong, locked_until = excluded.locked_until",
-            record.person, record.last_step, record.wrong, record.locked_until,
-        )  # fmt: skip
-
-    def add_challenge(self, state: str, person: str, certificate: str, expires: float) -> None:
-        """A challenge is open; only a digest of its state is stored."""
-        self._run("DELETE FROM challenges WHERE expires <= ?", self.now)
-        self._run(
-            "INSERT INTO challenges (state, person, certificate, expires) VALUES (?, ?, ?, ?)",
-            digest(state), person, certificate, expires,
-        )  # fmt: skip
-
-    def use_challenge(self, state: str, person: str, certificate: str) -> bool:
-        """The challenge is this client's and still open; it is not from now on."""
-        found = self._run(
-            "DELETE FROM challenges WHERE state = ? AND person = ? AND certificate = ? AND expires > ? RETURNING state",
-            digest(state), person, certificate, self.now,
-        )  # fmt: skip
-        return bool(found)
-
-    def proved(self, person: str, certificate: str, method: Method, after: float) -> bool:
-        """The person has proved with this certificate, by this method and after that moment, who it is."""
-        return bool(
-            self._run(
-                "SELECT at FROM proofs WHERE person = ? AND certificate = ? AND method = ? AND at > ?",
-                person, certificate, method, after,
-            )
-        )  # fmt: skip
-
-    def save_proof(self, person: str, certificate: str, method: Method) -> None:
-        """It has, now."""
-        self._run(
-            "INSERT INTO proofs (person, certificate, method, at) VALUES (?, ?, ?, ?) ON CONFLICT (person, certificate) "
-            "DO UPDATE SET method = excluded.method, at = excluded.at",
-            person, certificate, method, self.now,
-        )  # fmt: skip
-
-    def add_approval(self, token: str, session: StaffSession, number: str) -> None:
-        """A link is open; only a digest of it is stored."""
-        self._run("DELETE FROM approvals WHERE expires <= ?", self.now)
-        self._run(
-            "INSERT INTO approvals (token, session, person, boot, number, expires) VALUES (?, ?, ?, ?, ?, ?)",
-            digest(token), session.id, session.person, session.boot, number, session.until,
-        )  # fmt: skip
-
-    def approval(self, token: str) -> Row | None:
-        """What an open link is for."""
-        found = self._run(
-            "SELECT session, person, boot, number, expires FROM approvals WHERE token = ? AND expires > ?",
-            digest(token), self.now,
-        )  # fmt: skip
-        return next(iter(found), None)
-
-    def use_approval(self, token: str) -> Row | None:
-        """The same, and the link is not open from now on."""
-        found = self._run(
-            "DELETE FROM approvals WHERE token = ? AND expires > ? RETURNING session, person, boot, number, expires",
-            digest(token), self.now,
-        )  # fmt: skip
-        return next(iter(found), None)
-
-    def forget_proofs(self, person: str) -> None:
-        """Its clients are asked again."""
-        self._run("DELETE FROM proofs WHERE person = ?", person)
-
     # --- nodes and people
 
     def node(self, name: str) -> Row | None:
@@ -405,8 +342,3 @@ class Records:
 def groups_json(groups: Iterable[str]) -> str:
     """Groups as they are stored."""
     return json.dumps(list(groups))
-
-
-def digest(secret: str) -> str:
-    """What is stored of a state or a link: enough to know it again."""
-    return hashlib.sha256(secret.encode()).hexdigest()

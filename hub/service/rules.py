@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 
 from hub.core.addresses import AddressPool
 from hub.core.codes import Seed
-from hub.core.people import People
+from hub.core.people import People, Person
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,16 @@ class Rules:
     remember_seconds: float = 12 * 3600.0  # a valid auth-token spares the second factor
     challenge_seconds: int = 120
     approval_seconds: int | None = None  # None: logins by notification are not configured
+    identity_seconds: int | None = None  # None: there is no identity provider
+    login_url: str = ""  # where links lead
+    claimed_groups: bool = False  # the identity provider names groups, too
+    same_address: bool = True  # the browser has to have the address of the VPN client
+
+    def grouped(self, person: Person, claimed: Iterable[str]) -> Person:
+        """The person with the groups that the identity provider has named beside those of the file."""
+        if not self.claimed_groups:
+            return person
+        return replace(person, groups=tuple(dict.fromkeys((*person.groups, *claimed))))
 
     def netmask(self, address: IPv4Address) -> IPv4Address:
         """Of the network that holds it."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from common.sd_notify import SystemdNotifier
 from common.tls import ServerTls
 from hub.config.model import SessionsSettings, database_path
 from hub.service import files
-from hub.service.approvals import ApprovalPages, Notifier
+from hub.service.approvals import Notifier
 from hub.service.database import Connection, Database, Unavailable
 from hub.service.files import HubSecrets
 from hub.service.http import HubApi
 from hub.service.local import LocalPages
+from hub.service.login_pages import CALLBACK, LoginPages, Provider
 from hub.service.logins import Ask
 from hub.service.metrics import HubMetrics
 from hub.service.service import SessionService
@@ -33,6 +35,9 @@ _OVERDUE_SECONDS = 1.0
 _PEOPLE_SECONDS = 10.0  # days end, and blocks; changes of the file are applied at once
 _OTHERS_SECONDS = 0.1  # how often it is looked what other processes have written
 _FORGET_SECONDS = 3600.0
+# A login goes from the event loop to the writer's thread and back. With Python's 5 ms, each way may wait so
+# long for a thread that compares thousands of sessions.
+_SWITCH_SECONDS = 0.0005
 
 Work = Coroutine[Any, Any, None]
 
@@ -79,6 +84,7 @@ class HubDaemon:
         self._staff = StaffFiles(settings, secrets, self._metrics)
         self._database = Database(connector(settings.database))
         self._notifier = self._make_notifier(settings, secrets)
+        self._provider = _provider(settings, secrets)
         self.service = SessionService(self._database, self._staff.rules, settings.heartbeat, self._ask)
         tls = settings.tls
         self._tls = ServerTls(tls.certificate, tls.key, tls.client_ca)
@@ -122,7 +128,9 @@ class HubDaemon:
             if own and pages.certificate and pages.key
             else None
         )
-        await self._servers.listen(ApprovalPages(self.service).app(), pages.listen, tls)
+        secure = pages.url.startswith("https:")
+        shown = LoginPages(self.service, self._provider, secure, pages.proxies)
+        await self._servers.listen(shown.app(), pages.listen, tls)
 
     def _background(self) -> Iterator[Work]:
         yield self._repeated(_FILES_SECONDS, self._look_at_files)
@@ -162,15 +170,28 @@ class HubDaemon:
         if notification is None or pages is None:
             return None
         webhook, key = notification.webhook, notification.key
-        return Notifier(lambda: secrets.read(webhook), lambda: secrets.read(key), pages.url)
+        return Notifier(lambda: secrets.read(webhook), lambda: secrets.read(key), pages.link)
 
     def _ask(self, ask: Ask) -> None:
         if self._notifier is not None:
             self._notifier.ask(ask)
 
 
+def _provider(settings: SessionsSettings, secrets: HubSecrets) -> Provider | None:
+    """The configured identity provider; it is not asked anything yet. ValueError: a package is missing."""
+    oidc, pages = settings.login.oidc, settings.pages
+    if oidc is None or pages is None:
+        return None
+    try:
+        from hub.service.identity import IdentityProvider  # needs an extra package
+    except ImportError:
+        raise ValueError("login.oidc needs: pip install 'vpn-facilitator[oidc]'") from None
+    return IdentityProvider(oidc, lambda: secrets.read(oidc.secret), f"{pages.url.rstrip('/')}{CALLBACK}")
+
+
 async def serve(settings: SessionsSettings, directory: Path) -> None:
     """Until SIGTERM or SIGINT."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
     notifier, stop, loop = SystemdNotifier(), asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

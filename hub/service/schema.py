@@ -55,4 +55,14 @@ CREATE INDEX events_by_time ON events (at);
 CREATE INDEX events_of_person ON events (person, revision);
 """
 
-STEPS = (_FIRST,)
+_IDENTITIES = """
+CREATE TABLE attempts (
+    state text PRIMARY KEY, browser text NOT NULL, link text NOT NULL, number text NOT NULL,
+    expires double precision NOT NULL
+);
+CREATE INDEX attempts_of_link ON attempts (link);
+CREATE TABLE claimed_groups (person text PRIMARY KEY, groups text NOT NULL);
+CREATE INDEX sessions_to_end ON sessions (node) WHERE ended IS NULL AND end_asked IS NOT NULL;
+"""
+
+STEPS = (_FIRST, _IDENTITIES)

@@ -8,13 +8,15 @@ from typing import TypeVar
 
 from hub.core import api
 from hub.core.api import StaffSessionState
+from hub.core.identity import Attempt
 from hub.core.people import Block
 from hub.core.sessions import StaffSession
 from hub.service import nodes, views
 from hub.service.changes import Changes
 from hub.service.database import Database, Transaction
 from hub.service.followers import Followers
-from hub.service.logins import Ask, Logins
+from hub.service.logins import Ask, Logins, ProvedIdentity
+from hub.service.proof_records import digest
 from hub.service.records import Records
 from hub.service.rules import Rules
 
@@ -64,7 +66,8 @@ class SessionService:
     async def heartbeat(self, message: api.Heartbeat) -> api.HeartbeatAnswer:
         """Compare with what the node has; while there is nothing to do the answer waits. LateMessage."""
         begun = self.changes.begin(message.node)
-        answer = await self._write(lambda records, logins: nodes.heartbeat(records, logins, message))
+        known = await self._read(lambda records, _: nodes.all_as_known(records, message))
+        answer = await self._write(lambda records, logins: nodes.heartbeat(records, logins, message, known))
         if message.wait == 0 or answer != api.HeartbeatAnswer(closed=answer.closed):
             await self.changes.wait(begun, message.node, 0)
             return answer
@@ -176,7 +179,7 @@ class SessionService:
         """The number and the login that an open link is for; None: there is none."""
 
         def found(records: Records) -> tuple[str, StaffSession] | None:
-            link = records.approval(token)
+            link = records.approval(digest(token))
             row = records.session(link["session"]) if link is not None else None
             if link is None or row is None or row.state is not StaffSessionState.PENDING:
                 return None
@@ -184,16 +187,26 @@ class SessionService:
 
         return await self._read(lambda records, _: found(records))
 
-    async def approve(self, token: str, number: str, yes: bool) -> StaffSession | None:
-        """Decide a login by its link, which is used up by that; None: nothing was decided."""
+    async def approve(self, token: str, number: str) -> StaffSession | None:
+        """Decide a login by its link alone, which is used up by that; None: nothing was decided."""
+        return await self._write(lambda records, logins: logins.decide(records, digest(token), number, None))
 
-        def work(records: Records, logins: Logins) -> StaffSession | None:
-            link = records.use_approval(token)
-            if link is None:
-                return None
-            return logins.approve(records, link["session"], yes and link["number"] == number)
+    async def begin_proof(self, token: str, number: str, attempt: Attempt, seconds: float) -> bool:
+        """A browser goes to the identity provider; False: too many have gone with this link."""
+        return await self._write(
+            lambda records, _: records.add_attempt(
+                attempt.state, attempt.browser, digest(token), number, records.now + seconds
+            )
+        )
 
-        return await self._write(work)
+    async def end_proof(self, attempt: Attempt) -> tuple[str, str] | None:
+        """This browser is back: the link, and what was pressed. None: it had not gone."""
+        found = await self._write(lambda records, _: records.use_attempt(attempt.state, attempt.browser))
+        return (found["link"], found["number"]) if found is not None else None
+
+    async def proved(self, link: str, number: str, proof: ProvedIdentity) -> StaffSession | None:
+        """Decide a login by its link (`link`: its digest) and an identity. NotTheirs: the link stays open."""
+        return await self._write(lambda records, logins: logins.decide(records, link, number, proof))
 
     # --- by itself
 

@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hub.service.database import ResultT, Row, Transaction, Unavailable
 from hub.service.schema import STEPS
@@ -26,6 +27,10 @@ class SqliteTransaction:
             return []
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def column(self, sql: str, *parameters: object) -> list[Any]:
+        """Run a statement; the only column of its rows."""
+        return [value for (value,) in self._connection.execute(sql, parameters)]
 
     def many(self, sql: str, rows: Sequence[Sequence[object]]) -> None:
         """Run a statement for each of these."""

@@ -69,7 +69,7 @@ class StaffFiles:
 
 def first_rules(settings: SessionsSettings) -> Rules:
     """Those of the settings alone: nobody is known yet."""
-    notification = settings.login.notification
+    notification, oidc = settings.login.notification, settings.login.oidc
     return Rules(
         AddressPool(settings.addresses.networks, servers=settings.addresses.servers),
         session_seconds=settings.limits.session,
@@ -78,4 +78,8 @@ def first_rules(settings: SessionsSettings) -> Rules:
         rest_seconds=settings.addresses.quarantine,
         remember_seconds=settings.login.remember,
         approval_seconds=int(notification.timeout) if notification is not None else None,
+        identity_seconds=int(oidc.timeout) if oidc is not None else None,
+        login_url=settings.pages.link if settings.pages is not None else "",
+        claimed_groups=oidc is not None and oidc.groups is not None,
+        same_address=oidc is None or oidc.same_address,
     )

@@ -23,13 +23,14 @@ from tests.lab.wait import PATIENCE, eventually
 from tests.netns import Namespace
 
 HUB = str(Path(sys.executable).with_name("facilitator-hub"))
-PORT, HTTP_PORT, PAGES_PORT, WEBHOOK_PORT = 8443, 9465, 8080, 8081
+PORT, HTTP_PORT, PAGES_PORT, WEBHOOK_PORT, PROVIDER_PORT = 8443, 9465, 8080, 8081, 8082
 CROWD = tuple(f"person{number}" for number in range(700))
 SEED = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
 PEOPLE: dict[str, Any] = {
     **{name: {"groups": ["engineers"]} for name in ("alice", "bob", "carol", "dora", *CROWD)},
     "tom": {"method": "totp"},
     "nora": {"method": "notification"},
+    "olga": {"method": "oidc"},
     "old": {"state": "disabled"},
 }
 
@@ -73,6 +74,17 @@ class LabService(Server):
         self.config.write_text(json.dumps({"sessions": sessions}))
         argv = (HUB, "sessions", "-c", str(self.config))
         super().__init__(namespace, directory, "sessions", argv, '"serving"')
+
+    def add_identity_provider(self, client: str, secret: str) -> str:
+        """Before the start: people may log in there; our redirect URI."""
+        (self._directory / "oidc-secret").write_text(secret)
+        document = json.loads(self.config.read_text())
+        document["sessions"]["login"]["oidc"] = {
+            "issuer": f"http://127.0.0.1:{PROVIDER_PORT}", "client": client, "secret": {"file": "oidc-secret"},
+            "same_address": False,
+        }  # fmt: skip
+        self.config.write_text(json.dumps(document))
+        return f"{document['sessions']['pages']['url']}/oidc"
 
     # --- the operator ---
 

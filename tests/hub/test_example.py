@@ -37,7 +37,7 @@ def test_the_example_is_valid(key: str) -> None:
         (
             "default: totp",
             "default: totpp",
-            "'totpp' is none of certificate, totp, notification (did you mean totp?)",
+            "'totpp' is none of certificate, totp, notification, oidc (did you mean totp?)",
         ),
         ("\nsessions:", "\nsesions:", "unknown key (did you mean sessions?)"),
         ("  pages:", "  #", "login.notification needs `pages`"),

@@ -20,7 +20,7 @@ server 192.0.2.0 255.255.255.0
 </ca>
 keepalive 5 20
 explicit-exit-notify 2
-reneg-sec 0
+reneg-sec 2592000
 hand-window 180
 auth-user-pass-optional
 duplicate-cn
@@ -28,6 +28,7 @@ management {SOCKET} unix
 management-client-auth
 management-hold
 auth-gen-token 43200 external-auth
+auth-gen-token-secret token.key
 """
 
 
@@ -58,8 +59,11 @@ def test_a_fitting_configuration_is_fine() -> None:
         ("topology subnet", "topology net30", FindingWeight.PROBLEM, "topology subnet"),
         ("auth-user-pass-optional", "", FindingWeight.PROBLEM, "auth-user-pass-optional"),
         ("duplicate-cn", "", FindingWeight.WARNING, "duplicate-cn"),
-        ("reneg-sec 0", "", FindingWeight.PROBLEM, "reneg-sec 0"),
-        ("reneg-sec 0", "reneg-sec 3600", FindingWeight.PROBLEM, "reneg-sec 0"),
+        ("reneg-sec 2592000", "", FindingWeight.PROBLEM, "reneg-sec 2592000"),
+        ("reneg-sec 2592000", "reneg-sec 3600", FindingWeight.PROBLEM, "reneg-sec 2592000"),
+        ("reneg-sec 2592000", "reneg-sec 0", FindingWeight.PROBLEM, "reneg-sec 2592000"),
+        ("auth-gen-token 43200 external-auth", "", FindingWeight.PROBLEM, "reneg-sec 0"),
+        ("auth-gen-token-secret token.key", "", FindingWeight.WARNING, "auth-gen-token-secret FILE"),
         ("hand-window 180", "", FindingWeight.WARNING, "hand-window 180"),
         ("keepalive 5 20", "keepalive 10 60", FindingWeight.WARNING, "keepalive 5 20"),
         ("keepalive 5 20", "keepalive 5", FindingWeight.WARNING, "keepalive 5 20"),

@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
@@ -42,6 +42,7 @@ class Story:
     console: Console
     picture: str = PICTURE
     daemon: LabDaemon | None = None
+    table: Callable[[], RenderableType] | None = None  # in place of the daemon's
     started: float = field(default_factory=time.monotonic)
     lines: list[Text] = field(default_factory=list)
     shown: list[tuple[str, str]] = field(default_factory=list)
@@ -63,6 +64,8 @@ class Story:
         return Group(Panel(self.picture, expand=False), self._status(), Text(), *self.lines[-12:])
 
     def _status(self) -> RenderableType:
+        if self.table is not None:
+            return self.table()
         if self.daemon is None:
             return Text("the facilitator does not run", "dim")
         try:
@@ -201,28 +204,33 @@ def _seconds(since: float) -> str:
     return f"{time.monotonic() - since:.1f} s"
 
 
-def main() -> int:
-    """Exit code 0: everything healed; 1: something did not, or this machine is unfit; 130: Ctrl-C."""
+def play(picture: str, act: Callable[[Story], None], bad: str, good: str) -> int:
+    """Exit code 0: all went well; 1: something did not, or this machine is unfit; 130: Ctrl-C."""
     end_on_signals()
     console = Console() if sys.stdout.isatty() else Console(width=120)
     if reasons := unfit():
         console.print("\n".join(reasons), soft_wrap=True)
         return 1
-    story = Story(console)
+    story = Story(console, picture)
     try:
         with story.live():
-            _demo(story)
+            act(story)
     except KeyboardInterrupt:
         console.print("interrupted; nothing is left behind", style="yellow")
         return 130
     except AssertionError as error:
-        console.print(f"NOT HEALED: {error}", style="red", markup=False)
+        console.print(f"{bad}: {error}", style="red", markup=False)
         return 1
     finally:
         if story.shown:
             console.print(story.summary())
-    console.print(f"All healed. {time.monotonic() - story.started:.0f} s in all.", style="bold green")
+    console.print(f"{good} {time.monotonic() - story.started:.0f} s in all.", style="bold green")
     return 0
+
+
+def main() -> int:
+    """The exit code."""
+    return play(PICTURE, _demo, "NOT HEALED", "All healed.")
 
 
 if __name__ == "__main__":

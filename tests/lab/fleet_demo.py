@@ -12,13 +12,10 @@ import signal
 import sys
 from collections.abc import Callable
 
-from rich.console import Console
-
 from tests.lab.daemon import LabDaemon
-from tests.lab.demo import Story
+from tests.lab.demo import Story, play
 from tests.lab.fleet import ENDPOINTS, MEMBERS, FleetLab, LabMember
 from tests.lab.fleet_traffic import Crossing, carrier, crossing, other
-from tests.lab.lab import end_on_signals, unfit
 from tests.lab.network import DATACENTRE, DATACENTRE_WEB
 from tests.lab.wait import eventually
 
@@ -31,27 +28,8 @@ Daemons = dict[LabMember, LabDaemon]
 
 
 def main() -> int:
-    """Exit code 0: all moved; 1: something did not, or this machine is unfit; 130: Ctrl-C."""
-    end_on_signals()
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    if reasons := unfit():
-        console.print("\n".join(reasons), soft_wrap=True)
-        return 1
-    story = Story(console, PICTURE)
-    try:
-        with story.live():
-            _demo(story)
-    except KeyboardInterrupt:
-        console.print("interrupted; nothing is left behind", style="yellow")
-        return 130
-    except AssertionError as error:
-        console.print(f"NOT AS IT SHOULD BE: {error}", style="red", markup=False)
-        return 1
-    finally:
-        if story.shown:
-            console.print(story.summary())
-    console.print("All moved as it should.", style="bold green")
-    return 0
+    """The exit code."""
+    return play(PICTURE, _demo, "NOT AS IT SHOULD BE", "All moved as it should.")
 
 
 def _demo(story: Story) -> None:

@@ -163,12 +163,20 @@ def _addresses(options: Options) -> Iterator[ServerFinding]:
         )
 
 
+_RARE_KEYS_SECONDS = 7 * 86400  # longer than sessions are
+_RARE_KEYS = "reneg-sec 2592000"
+
+
 def _times(options: Options) -> Iterator[ServerFinding]:
-    if _number(options, "reneg-sec", 3600) != 0:
+    seconds = _number(options, "reneg-sec", 3600)
+    tokens = "auth-gen-token" in options
+    if tokens and seconds == 0:
+        yield _problem("OpenVPN refuses `auth-gen-token` together with `reneg-sec 0`", _RARE_KEYS)
+    elif seconds != 0 and not (tokens and seconds >= _RARE_KEYS_SECONDS):
         yield _problem(
             "keys are renegotiated: while no sidecar is there, that stops a client's traffic and ends its "
             "session",
-            "reneg-sec 0",
+            _RARE_KEYS if tokens else "reneg-sec 0",
         )
     if _number(options, "hand-window", 60) < HAND_WINDOW_SECONDS:
         yield _warning(
@@ -193,6 +201,11 @@ def _tokens(options: Options) -> Iterator[ServerFinding]:
         yield _problem(
             "OpenVPN lets clients with a token in without asking, also after their end",
             f"auth-gen-token {' '.join(given[-1]) or '43200'} external-auth",
+        )
+    if given and "auth-gen-token-secret" not in options:
+        yield _warning(
+            "after a restart of OpenVPN, tokens are worth nothing and everybody is asked again",
+            "auth-gen-token-secret FILE",
         )
 
 
