@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from supervisor.cli.options import config_option, fail
-from supervisor.cli.output import say
+from supervisor.cli.output import ask, say
 from supervisor.core.exits import Exit
 
 _PAGERS = ("pagerduty", "webhook", "none")
@@ -71,10 +71,10 @@ def init(config: Path, name: str | None, staff: tuple[str, ...], pager: str | No
     host = socket.gethostname()
     if yes and not staff:
         raise click.UsageError("--yes needs --staff NETWORK: nobody else knows who may enter the tunnels")
-    chosen = name or (host if yes else click.prompt("Name of this facilitator", host))
+    chosen = name or (host if yes else ask("Name of this facilitator", host))
     _checked_name(chosen)
-    networks = staff or (click.prompt("Network of staff, as 10.8.0.0/16", value_proc=_checked_network),)
-    told = pager or ("none" if yes else click.prompt("Pager", "pagerduty", type=click.Choice(_PAGERS)))
+    networks = staff or (ask("Network of staff, as 10.8.0.0/16", read=_checked_network),)
+    told = pager or ("none" if yes else ask("Pager", "pagerduty", choices=_PAGERS))
     try:
         write_new(config, _text(chosen, networks, told))
     except ImportRefused as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -45,6 +46,19 @@ def say_json_line(document: Any) -> None:
     """Print a document as JSON in one line, at once: another program reads it as it comes."""
     click.echo(json.dumps(document, separators=(",", ":")).replace("\x7f", "\\u007f"))
     sys.stdout.flush()
+
+
+def ask(
+    question: str,
+    default: str | None = None,
+    *,
+    choices: Sequence[str] | None = None,
+    read: Callable[[str], str] | None = None,
+) -> str:
+    """Ask the operator for a setting: one of `choices`, or what `read` makes of it."""
+    kind = None if choices is None else click.Choice(choices)
+    answer: str = click.prompt(question, default, type=kind, value_proc=read)
+    return answer
 
 
 def prompt(question: str) -> str:

@@ -39,7 +39,12 @@ def name_for(proposed: ProposedTunnel, stem: str) -> str:
     labels = proposed.server.split(".")
     candidates = (stem, *(labels[-2:-1] if not labels[-1].isdigit() else ()), f"{proposed.kind}-tunnel")
     words = (re.sub(r"[^a-z0-9]+", "-", each.lower()).strip("-")[:31].rstrip("-") for each in candidates)
-    return next(each for each in words if _NAME.fullmatch(each) and not _SAYS_NOTHING.fullmatch(each))
+    return next(each for each in words if _NAME.fullmatch(each) and not _unfit(each))
+
+
+def _unfit(name: str) -> bool:
+    """It tells nobody what the tunnel is, or YAML reads it as another value."""
+    return bool(_SAYS_NOTHING.fullmatch(name) or _WORDS.fullmatch(name))
 
 
 def targets_for(proposed: ProposedTunnel, destinations: tuple[IPNetwork, ...]) -> tuple[str, ...]:

@@ -123,6 +123,7 @@ async def restarted(world: World, tmp_path: Path, files: ClientFiles, *, force: 
         "stopped_tunnels": StoppedTunnels(tmp_path),
         "network": world.network,
         "file_problem": files.look,
+        "people": lambda: None,
     }
     api = RunningDaemonAPI(**dict.fromkeys(field.name for field in fields(RunningDaemonAPI)) | needed)
     waiting = asyncio.create_task(api.command("acme", "restart", 60.0, force=force))

@@ -103,6 +103,7 @@ async def test_every_part_that_can_be_closed_has_registered_it(tmp_path: Path) -
         "ProbeLoop",
         "Runner",
         "Servers",
+        "Silencing",
         "TlsRenewal",
     }
     assert closable <= registered

@@ -96,7 +96,7 @@ def test_mistakes_name_file_and_line(tmp_path: Path) -> None:
         ("include: >-\n  conf.d/*.yaml", "must be one line at the left edge"),
         ("include: co*.d/*.yaml", "is not a pattern of files in one folder"),
         ("include: conf.d/", "is not a pattern of files in one folder"),
-        ("include: [a.yaml]", "a text is wanted here"),
+        ("include: [a.yaml]", "a text is expected here"),
     ],
 )
 def test_patterns_that_are_refused(tmp_path: Path, line: str, said: str) -> None:

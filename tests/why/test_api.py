@@ -13,6 +13,7 @@ import pytest
 from aiohttp import ClientSession
 from click.testing import CliRunner, Result
 
+from supervisor.app.api.why_name import why_name
 from supervisor.cli import main
 from supervisor.control.api import HTTPApi
 from supervisor.control.client import ControlClient, Refused
@@ -39,6 +40,13 @@ class WorldDaemon:
             **self.down,
         )
         return document(given, asked(given))
+
+    async def why_name(self, name: str, source: str | None, port: str | None) -> WhyDocument:
+        """A host without a name service."""
+        return await why_name(name, source, port, self.look_up, self.why)
+
+    async def look_up(self, name: str, kind: int) -> None:
+        """Nobody is asked."""
 
     def record_change(self, request: ChangeRequest) -> None:
         """Nobody changes anything here."""
@@ -72,8 +80,7 @@ async def test_tcp_does_not_serve_it(served) -> None:
 
 
 @pytest.mark.parametrize(
-    "query",
-    ["", "address=", "address=acme.example", "address=10.77.0.10&port=x", "address=10.77.0.10&from=here"],
+    "query", ["", "address=", "address=10.77", "address=10.77.0.10&port=x", "address=10.77.0.10&from=here"]
 )
 async def test_a_bad_question_is_refused_in_words(served, query: str) -> None:
     with pytest.raises(Refused, match=r"^'.*' is not an? (IP address|port)"):
@@ -91,7 +98,8 @@ async def command(path: Path, *arguments: str) -> Result:
         ("10.0.3.4", 1),
         ("8.8.8.8", 1),
         ("10.50.0.1", 0),
-        ("acme.example", 2),
+        ("acme.example", 1),
+        ("10.77", 2),
         ("10.77.0.0/24", 2),
     ],
 )
