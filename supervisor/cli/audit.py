@@ -57,7 +57,7 @@ def audit(
             (
                 (
                     row["tunnel"],
-                    row["source"] if row["person"] is None else f"{row['source']} {row['person']}",
+                    row["source"] if row.get("person") is None else f"{row['source']} {row['person']}",
                     str(row["flows"]),
                     str(row["open"]),
                     byte_size(row["sent_bytes"]),
