@@ -10,7 +10,7 @@ script and no path of the source comes into it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import collapse_addresses, ip_address, ip_network
 from typing import Any
@@ -88,3 +88,31 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:.
 def host_of(text: str) -> str | None:
     """A host name or address; None: it is none, or could be taken for something else."""
     return text if _HOST.fullmatch(text) else None
+
+
+def option_names(text: str) -> frozenset[str]:
+    """The options in a text, separated by white space."""
+    return frozenset(text.split())
+
+
+def option_pairs(words: Sequence[str], with_value: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """The options of a command line with their values, and other words under an empty name."""
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if word.startswith("--") and equals:
+            yield name, value
+        elif word in with_value:
+            yield word, next(rest, "")
+        elif len(word) > 2 and word[0] == "-" and word[1] != "-" and word[:2] in with_value:
+            yield word[:2], word[2:]
+        else:
+            yield (word, "") if word.startswith("-") else ("", word)
+
+
+def option_shown(name: str) -> str:
+    """An option for people, without what may be a secret: of short options that are written together, the
+    first.
+    """
+    shown = name if name.startswith("--") else name[:2]
+    return "".join(each for each in shown if each.isprintable())[:40]

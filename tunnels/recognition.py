@@ -18,6 +18,7 @@ class ProfileFormat(enum.Enum):
     SWANCTL = "a swanctl.conf of strongSwan"
     VPNC = "a configuration of vpnc"
     PCF = "a profile of Cisco's old VPN Client (.pcf)"
+    OPENFORTIVPN = "a configuration of openfortivpn"
     IPSEC_CONF = "an ipsec.conf, strongSwan's old format"
 
 
@@ -206,10 +207,11 @@ _SIGNATURES = (
         r"/ip ipsec|set vpn ipsec",
     ),
     _signature(
-        "a configuration of openfortivpn",
+        ProfileFormat.OPENFORTIVPN.value,
         "set kind: openfortivpn, with server: and login: of this tunnel",
         r"host[ \t]*=",
         r"trusted-cert[ \t]*=|realm[ \t]*=|username[ \t]*=",
+        format=ProfileFormat.OPENFORTIVPN,
     ),
     _signature(
         "a configuration of ssh",

@@ -18,12 +18,16 @@ from common.settings import setting
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, Secret, Tunnel
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, LOGOUT, RENEW, ProgramDialogue
 from tunnels.failure_patterns import table
+from tunnels.proposals import ImportSource, ProposedTunnel
 
 _SERVER = re.compile(
     r"(?P<host>[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?", re.ASCII
 )
 _PIN = re.compile(r"pin-sha256:[A-Za-z0-9+/]{43}=|sha256:[0-9a-f]{64}|sha1:[0-9a-f]{40}", re.ASCII)
 _PEM = b"-----BEGIN "
+USERAGENT = r"^[\x21-\x7e][\x20-\x7e]{0,200}$"
+USERGROUP = r"^[A-Za-z0-9._~%:/?=&+@-]{1,200}$"
+REALM = r"^[\x21-\x7e][\x20-\x7e]{0,100}$"
 
 Protocol = Literal["anyconnect", "gp", "pulse", "f5", "fortinet", "array", "nc"]
 # Dead peer detection, in seconds: openconnect asks a server that is silent for so long, and gives up after
@@ -35,14 +39,16 @@ _LAST_TRY_SECONDS = 4.0  # it tries once in place
 OperatingSystem = Literal["linux", "linux-64", "win", "mac-intel", "android", "apple-ios"]
 
 
-def _checked_server(value: str) -> str:
+def checked_server(value: str) -> str:
+    """HOST[:PORT] of a gateway. ValueError: it is none."""
     match = _SERVER.fullmatch(value)
     if match is None or not 0 < int(match["port"] or 443) < 65536:
         raise ValueError(f"{value!r} is not a server; write it as vpn.example.net or 192.0.2.1:4443")
     return value
 
 
-def _checked_pin(value: str) -> str:
+def checked_pin(value: str) -> str:
+    """The pin of a server's key, as openconnect takes it. ValueError: it is none."""
     if _PIN.fullmatch(value) is None:
         raise ValueError(
             f"{value!r} is not a pin; write it as pin-sha256: and 44 characters, as `openconnect "
@@ -57,14 +63,14 @@ class OpenConnect(Tunnel):
     kind: Literal["openconnect"] = setting(
         default="openconnect", description="openconnect: SSL VPNs of Cisco (ocserv) and others"
     )
-    server: Annotated[str, CheckedBy(_checked_server)] = setting(
+    server: Annotated[str, CheckedBy(checked_server)] = setting(
         description="HOST[:PORT] of the remote gateway"
     )
     protocol: Protocol = setting(
         default="anyconnect",
         description="VPN protocol: anyconnect (also ocserv), gp, pulse, f5, fortinet, array or nc",
     )
-    server_certificate: Annotated[str, CheckedBy(_checked_pin)] | None = setting(
+    server_certificate: Annotated[str, CheckedBy(checked_pin)] | None = setting(
         default=None, description="the server's key as pin-sha256:..., where no public CA has signed it"
     )
     certificate: Path | None = setting(
@@ -77,7 +83,7 @@ class OpenConnect(Tunnel):
         default=None, description="group to choose if the server offers several"
     )
 
-    useragent: Annotated[str, Matching(r"^[\x21-\x7e][\x20-\x7e]{0,200}$")] | None = setting(
+    useragent: Annotated[str, Matching(USERAGENT)] | None = setting(
         default=None, description="User-Agent of the client, where the remote gateway accepts only some"
     )
     os: OperatingSystem | None = setting(
@@ -85,10 +91,10 @@ class OpenConnect(Tunnel):
         description="operating system that the client reports: linux, linux-64, win, mac-intel, android or "
         "apple-ios",
     )
-    usergroup: Annotated[str, Matching(r"^[A-Za-z0-9._~%:/?=&+@-]{1,200}$")] | None = setting(
+    usergroup: Annotated[str, Matching(USERGROUP)] | None = setting(
         default=None, description="path of the URL after HOST, by which the gateway distinguishes groups"
     )
-    realm: Annotated[str, Matching(r"^[\x21-\x7e][\x20-\x7e]{0,100}$")] | None = setting(
+    realm: Annotated[str, Matching(REALM)] | None = setting(
         default=None, description="the realm to log in to (protocols fortinet, nc and pulse)"
     )
 
@@ -308,6 +314,12 @@ def _certificates(tunnel: OpenConnect, inputs: Mapping[str, bytes]) -> tuple[byt
     return (inputs["certificate"],) if "certificate" in inputs else ()
 
 
+def _propose(source: ImportSource) -> ProposedTunnel | None:
+    from tunnels.kinds.openconnect.proposal import propose  # which the daemon does without
+
+    return propose(source)
+
+
 OPENCONNECT = Kind(
     name="openconnect",
     options=OpenConnect,
@@ -322,4 +334,5 @@ OPENCONNECT = Kind(
     endpoint=lambda tunnel: tunnel.host,
     tcp_port=lambda tunnel: tunnel.port,
     certificates=_certificates,
+    propose=_propose,
 )

@@ -17,6 +17,7 @@ from common.settings import setting
 from tunnels.base import KEY, Carrier, Input, Kind, Launch, Placement, Reason, RequiredFile, Tunnel
 from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
+from tunnels.proposals import ImportSource, ProposedTunnel
 
 INSTEAD = "kind: openconnect with protocol: fortinet reaches the same servers without PPP"
 PPP, PPPD = "/dev/ppp", "/usr/sbin/pppd"
@@ -24,14 +25,16 @@ PPP, PPPD = "/dev/ppp", "/usr/sbin/pppd"
 _SERVER = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*)(?::(?P<port>\d{1,5}))?", re.ASCII)
 
 
-def _checked_server(value: str) -> str:
+def checked_server(value: str) -> str:
+    """HOST[:PORT] of a gateway. ValueError: it is none."""
     match = _SERVER.fullmatch(value)
     if match is None or not 0 < int(match["port"] or 443) < 65536:
         raise ValueError(f"{value!r} is not a server; write it as vpn.example.net or 192.0.2.1:10443")
     return value
 
 
-def _digest(value: str) -> str:
+def checked_digest(value: str) -> str:
+    """A SHA-256 digest as 64 lower-case digits, of one with or without colons. ValueError: it is none."""
     digest = value.replace(":", "").lower()
     if re.fullmatch(r"[0-9a-f]{64}", digest) is None:
         raise ValueError(
@@ -46,8 +49,8 @@ class OpenFortiVpn(Tunnel):
     kind: Literal["openfortivpn"] = setting(
         default="openfortivpn", description="openfortivpn: Fortinet's SSL VPN over pppd"
     )
-    server: Annotated[str, CheckedBy(_checked_server)] = setting(description="HOST[:PORT] of the gateway")
-    trusted_certificate: Annotated[str, CheckedBy(_digest)] | None = setting(
+    server: Annotated[str, CheckedBy(checked_server)] = setting(description="HOST[:PORT] of the gateway")
+    trusted_certificate: Annotated[str, CheckedBy(checked_digest)] | None = setting(
         default=None,
         description="SHA-256 digest (64 hexadecimal digits) of the gateway's certificate, where no public "
         "authority vouches for it",
@@ -175,6 +178,12 @@ def _door(tunnel: OpenFortiVpn) -> int:
     return int(tunnel.server.partition(":")[2] or 443)
 
 
+def _propose(source: ImportSource) -> ProposedTunnel | None:
+    from tunnels.kinds.openfortivpn.proposal import propose  # which the daemon does without
+
+    return propose(source)
+
+
 OPENFORTIVPN = Kind(
     name="openfortivpn",
     options=OpenFortiVpn,
@@ -186,4 +195,5 @@ OPENFORTIVPN = Kind(
     endpoint=_endpoint,
     tcp_port=_door,
     required_files=(RequiredFile(PPP, INSTEAD), RequiredFile(PPPD, f"apt install ppp, or: {INSTEAD}")),
+    propose=_propose,
 )

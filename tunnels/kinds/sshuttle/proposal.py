@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tunnels.kinds.sshuttle.account import SshAccount
 from tunnels.networks import IPNetwork
 from tunnels.profiles import ProfileError
-from tunnels.proposals import ImportSource, NeededSecret, ProposedTunnel, network_of, routable
+from tunnels.proposals import (
+    ImportSource,
+    NeededSecret,
+    ProposedTunnel,
+    network_of,
+    option_names,
+    option_pairs,
+    routable,
+)
 
 _IDENTITY = NeededSecret(("identity",), "ssh-key", "the private ssh key of the account, without a passphrase")
 
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 # options of sshuttle(8) and ssh(1) with a value; all others have none
-_WITH_VALUE = _names("""
+_WITH_VALUE = option_names("""
     -r --remote -e --ssh-cmd -x --exclude -X --exclude-from -s --subnets --ns-hosts --to-ns -l --listen --python -m
     --method --seed-hosts --latency-buffer-size --tmark --user --group --pidfile --sudoers-user --sudoers-filename
     --namespace --namespace-pid
 """)
-_SSH_WITH_VALUE = _names("-i -p -l -o -J -F -b -c -m -B -D -E -e -I -L -O -Q -R -S -W -w")
+_SSH_WITH_VALUE = option_names("-i -p -l -o -J -F -b -c -m -B -D -E -e -I -L -O -Q -R -S -W -w")
 _PORTS = re.compile(r":\d{1,5}(-\d{1,5})?$", re.ASCII)
 
 
@@ -66,23 +70,8 @@ def propose(source: ImportSource) -> ProposedTunnel | None:
     )
 
 
-def _pairs(words: Sequence[str], with_value: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Options with their values, and other words under an empty name."""
-    rest = iter(words)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if word.startswith("--") and equals:
-            yield name, value
-        elif word in with_value:
-            yield word, next(rest, "")
-        elif len(word) > 2 and word[0] == "-" and word[1] != "-" and word[:2] in with_value:
-            yield word[:2], word[2:]
-        else:
-            yield (word, "") if word.startswith("-") else ("", word)
-
-
 def _read(line: _Line, words: Sequence[str]) -> None:
-    for name, value in _pairs(words, _WITH_VALUE):
+    for name, value in option_pairs(words, _WITH_VALUE):
         if name in ("-r", "--remote"):
             line.remote = value
         elif name in ("-e", "--ssh-cmd"):
@@ -100,7 +89,7 @@ def _read_ssh(line: _Line, command: str) -> None:
         words = shlex.split(command)
     except ValueError:
         raise ProfileError("the quotes in the ssh command do not close") from None
-    for name, value in _pairs(words[1:], _SSH_WITH_VALUE):
+    for name, value in option_pairs(words[1:], _SSH_WITH_VALUE):
         if name == "-p":
             line.port = value
         elif name == "-l":

@@ -132,6 +132,27 @@ def read_swanctl(data: bytes, username: str | None = None, remote: int = 0) -> S
     )
 
 
+def without_owned(data: bytes) -> tuple[Tree, tuple[Value, ...]]:
+    """What a swanctl.conf says, without what the daemon decides; and the names of that, with their lines.
+    ProfileError.
+    """
+    tree = parse(text_of(data, ProfileFormat.SWANCTL))
+    dropped: list[Value] = []
+    for connection in _sections(tree.get("connections")).values():
+        _drop(connection, _CONNECTION, dropped)
+        for child in _sections(connection.get("children")).values():
+            _drop(child, _CHILD, dropped)
+    kept: Tree = {name: tree[name] for name in ("connections", "secrets", "authorities") if name in tree}
+    return kept, tuple(dropped)
+
+
+def _drop(section: Tree, names: Iterable[str], dropped: list[Value]) -> None:
+    for name in names:
+        value = section.pop(name, None)
+        if isinstance(value, Value) and (name, value) != ("mode", "tunnel"):
+            dropped.append(Value(name, value.line))
+
+
 def _own(name: str, connection: Tree, username: str | None) -> None:
     """Write the daemon's decisions into a connection."""
     children = _sections(connection.get("children"))

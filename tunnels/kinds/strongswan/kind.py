@@ -20,6 +20,7 @@ from tunnels.driver_dialogue import ASK_SIGN_OF_LIFE, INTERFACE_SETTINGS, Progra
 from tunnels.failure_patterns import table
 from tunnels.kinds.strongswan.config import Swanctl, not_asked_for, read_swanctl
 from tunnels.profiles import PREFIX, folder, of_file, referenced_file
+from tunnels.proposals import ImportSource, ProposedTunnel
 
 # Of keys and certificates, beside a swanctl.conf. Of each of these swanctl loads every file.
 PRIVATE_FOLDERS = frozenset({"bliss", "ecdsa", "pkcs12", "pkcs8", "private", "rsa"})  # of keys
@@ -240,6 +241,12 @@ def _text(secret: bytes, name: str) -> str:
         raise ValueError(f"{name} is not UTF-8 text") from None
 
 
+def _propose(source: ImportSource) -> ProposedTunnel | None:
+    from tunnels.kinds.strongswan.proposal import propose  # which the daemon does without
+
+    return propose(source)
+
+
 STRONGSWAN = Kind(
     name="strongswan",
     options=StrongSwan,
@@ -251,4 +258,5 @@ STRONGSWAN = Kind(
     examine=_examine,
     referenced_inputs=_referenced_inputs,
     ask_sign_of_life=(ASK_SIGN_OF_LIFE,),
+    propose=_propose,
 )

@@ -17,15 +17,16 @@ from tunnels.driver_dialogue import INTERFACE_SETTINGS, ProgramDialogue
 from tunnels.failure_patterns import table
 from tunnels.profile_text import text_of
 from tunnels.profiles import EmptySecret, ProfileError, Value, of_file, referenced_file
+from tunnels.proposals import ImportSource, ProposedTunnel
 from tunnels.recognition import ProfileFormat
 
 # dead peer detection after so much silence; the least that vpnc accepts
 DPD_SECONDS = 10
 
 # Names of vpnc's configuration. It compares them without regard to case, and the first line of a name counts.
-_GATEWAY = "IPSec gateway"
+GATEWAY = "IPSec gateway"
 _KEPT = (
-    _GATEWAY,
+    GATEWAY,
     "IPSec ID",
     "IPSec secret",
     "IPSec obfuscated secret",
@@ -63,8 +64,8 @@ _OWNED = (  # the daemon's; a higher `Debug` prints secrets
     "Password helper",
     "Debug",
 )
-_PASSWORDS = ("Xauth password", "Xauth obfuscated password")
-_SECRETS = ("IPSec secret", "IPSec obfuscated secret")
+PASSWORDS = ("Xauth password", "Xauth obfuscated password")
+SECRETS = ("IPSec secret", "IPSec obfuscated secret")
 
 
 class Vpnc(Tunnel):
@@ -100,7 +101,7 @@ def _launch(tunnel: Vpnc, place: Placement, inputs: Mapping[str, bytes]) -> Laun
     authorities = [inputs[item.name] for item in _referenced_inputs(tunnel, inputs)]
     with of_file(tunnel.config):
         config = configuration(tunnel, place.device, inputs)
-        gateway = read_config(inputs["config"])[_GATEWAY]
+        gateway = read_config(inputs["config"])[GATEWAY]
     return Launch(
         argv=(
             place.python,
@@ -134,17 +135,27 @@ def read_config(data: bytes) -> dict[str, Value]:
     """The options of a vpnc configuration that are not the daemon's: value by name, empty for a switch.
     ProfileError.
     """
-    found: dict[str, Value] = {}
-    for number, line in enumerate(text_of(data, ProfileFormat.VPNC).split("\n"), 1):
-        if line and not line.startswith("#"):
-            name, value = _taken_apart(line, number)
-            found.setdefault(name, Value(value, number))
+    found = _options(data)
     if _CA_FOLDER in found:
         raise ProfileError(
             f"{_CA_FOLDER} names a directory; put its certificates into one file and say {_CA_FILE}",
             found[_CA_FOLDER].line,
         )
     return {name: value for name, value in found.items() if name in (*_KEPT, _CA_FILE)}
+
+
+def owned_in(data: bytes) -> Iterator[tuple[str, int]]:
+    """The options of a vpnc configuration that are the daemon's, with their lines. ProfileError."""
+    yield from ((name, value.line) for name, value in _options(data).items() if name in _OWNED)
+
+
+def _options(data: bytes) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for number, line in enumerate(text_of(data, ProfileFormat.VPNC).split("\n"), 1):
+        if line and not line.startswith("#"):
+            name, value = _taken_apart(line, number)
+            found.setdefault(name, Value(value, number))
+    return found
 
 
 def _taken_apart(line: str, number: int) -> tuple[str, str]:
@@ -168,23 +179,23 @@ def configuration(tunnel: Vpnc, device: str, inputs: Mapping[str, bytes]) -> str
     read = read_config(inputs["config"])
     said: dict[str, str] = {name: value for name, value in read.items() if name != _CA_FILE}
     if "group_secret" in inputs:
-        said = {name: value for name, value in said.items() if name not in _SECRETS}
+        said = {name: value for name, value in said.items() if name not in SECRETS}
         said["IPSec secret"] = _text(inputs["group_secret"], "group_secret")
     if tunnel.login.username is not None:
         said["Xauth username"] = tunnel.login.username
-    asks = tunnel.login.password is not None or not any(name in said for name in _PASSWORDS)
+    asks = tunnel.login.password is not None or not any(name in said for name in PASSWORDS)
     if asks:
-        said = {name: value for name, value in said.items() if name not in _PASSWORDS}
+        said = {name: value for name, value in said.items() if name not in PASSWORDS}
     _refuse_empty(read, said)
-    for name, instead in ((_GATEWAY, ""), ("IPSec ID", ""), ("Xauth username", " or login.username")):
+    for name, instead in ((GATEWAY, ""), ("IPSec ID", ""), ("Xauth username", " or login.username")):
         if not said.get(name):
             raise ProfileError(f"the configuration has no {name}{instead}")
-    if not any(said.get(name) for name in _SECRETS) and said.get("IKE Authmode") != "cert":
+    if not any(said.get(name) for name in SECRETS) and said.get("IKE Authmode") != "cert":
         raise ProfileError("the configuration has no IPSec secret, and there is no group_secret")
     return "".join(
         f"{line}\n"
         for line in (
-            *_lines({name: value for name, value in said.items() if name != _GATEWAY}),
+            *rendered({name: value for name, value in said.items() if name != GATEWAY}),
             *_ours(device),
             *(("Xauth interactive",) if asks else ()),
         )
@@ -193,12 +204,13 @@ def configuration(tunnel: Vpnc, device: str, inputs: Mapping[str, bytes]) -> str
 
 def _refuse_empty(read: Mapping[str, Value], said: Mapping[str, str]) -> None:
     """EmptySecret: one of the secrets that are said is empty in the configuration."""
-    for name in (*_PASSWORDS, *_SECRETS):
+    for name in (*PASSWORDS, *SECRETS):
         if said.get(name) == "":
             raise EmptySecret(f"{name} is empty", read[name].line)
 
 
-def _lines(said: Mapping[str, str]) -> Iterator[str]:
+def rendered(said: Mapping[str, str]) -> Iterator[str]:
+    """The lines of a configuration that says this."""
     for name, value in said.items():
         yield f'{name} "{value}"' if value else name
 
@@ -257,6 +269,12 @@ def _dialogue(tunnel: Vpnc, inputs: Mapping[str, bytes]) -> ProgramDialogue:
     return ProgramDialogue({"password": ""} | known if tunnel.login.append_code else known, _LINES)
 
 
+def _propose(source: ImportSource) -> ProposedTunnel | None:
+    from tunnels.kinds.vpnc.proposal import propose  # which the daemon does without
+
+    return propose(source)
+
+
 VPNC = Kind(
     name="vpnc",
     options=Vpnc,
@@ -266,4 +284,5 @@ VPNC = Kind(
     dialogue=_dialogue,
     binaries=("vpnc", "stdbuf"),
     referenced_inputs=_referenced_inputs,
+    propose=_propose,
 )
