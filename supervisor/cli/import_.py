@@ -54,10 +54,10 @@ def import_(
 ) -> None:
     """Turn a customer's file into a tunnel.
 
-    Reads an OpenVPN profile (.ovpn), a WireGuard .conf, strongSwan's swanctl.conf, a configuration of vpnc or
-    of Cisco's old client (.pcf), one of openfortivpn, or a text with the command line of openconnect,
-    openfortivpn or sshuttle; a command line may also be the argument itself, in quotes. Scripts are never
-    carried over.
+    Reads an OpenVPN profile (.ovpn), a WireGuard .conf, strongSwan's swanctl.conf or ipsec.conf, a
+    configuration of vpnc, Cisco's old client (.pcf) or openfortivpn, or a text with the command line of
+    openconnect, openfortivpn or sshuttle; a command line may also be the argument itself, in quotes. Scripts
+    are never carried over.
 
     Without --write the entry is only shown. With it, the files are copied to customers/NAME beside the
     configuration, and the entry is written to conf.d/NAME.yaml; nothing is overwritten.

@@ -37,6 +37,20 @@ connections {
   }
 }
 """
+IPSEC_CONF = """\
+config setup
+    uniqueids=no
+conn %default
+    keyexchange=ikev2
+    ike=aes256-sha256-modp2048!
+conn acme
+    right=vpn.acme.example
+    rightsubnet=10.77.0.0/24,10.78.0.0/16
+    leftsourceip=%config
+    leftupdown=/etc/evil.sh
+    authby=secret
+    auto=start
+"""
 VPNC = """\
 IPSec gateway vpn.acme.example
 IPSec ID staff
@@ -101,6 +115,7 @@ BEHIND = ("--destination", "10.77.0.0/24")
             "strongswan",
             ["updown is left out: no program", "-psk", "-password"],
         ),
+        (IPSEC_CONF, (), "strongswan", ["leftupdown is left out: no program", "acme-psk"]),
         (VPNC, (), "vpnc", ["Script is left out", "Password helper is left out", "acme-group-secret"]),
         (PCF, BEHIND, "vpnc", []),
         (FORTI, BEHIND, "openfortivpn", ["pppd-plugin is left out: no program", "acme-password"]),
@@ -165,7 +180,11 @@ def test_networks_and_obfuscated_secrets() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("conn acme\n  right=192.0.2.1\n  auto=start\n", "write its connections as swanctl.conf"),
+        (
+            "conn acme\n  right=192.0.2.1\n  also=base\n",
+            "acme.txt:3: also cannot be imported; write the connection as swanctl",
+        ),
+        ("conn acme\n  right=192.0.2.1\n", "as swanctl.conf: no inner address for this host"),
         (PCF.replace("AuthType=1", "AuthType=3"), "AuthType asks for certificates"),
         (PCF.replace("Host=", "Hast="), "names no IPSec gateway"),
         (VPNC.replace("Xauth username jane\n", ""), "name the account with --username"),
@@ -208,6 +227,9 @@ _FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=list(Hea
 _LINE = st.text(st.characters(codec="utf-8"), max_size=12)
 
 
+_OPENCONNECT = ("server", "protocol", "server_certificate", "group", "useragent", "os", "usergroup", "realm")
+
+
 def _mixed(words: str) -> st.SearchStrategy[list[str]]:
     return st.lists(st.sampled_from(words.split()) | _LINE, max_size=10)
 
@@ -215,7 +237,7 @@ def _mixed(words: str) -> st.SearchStrategy[list[str]]:
 @_FUZZ
 @given(
     _mixed(
-        "-u jane -s /evil --script=/evil --protocol=fortinet --protocol=nc --os=win -g --authgroup --useragent -c a.pem "
+        "-u jane -s/evil --script=/evil --protocol=fortinet --protocol=nc --os=win -g --authgroup --useragent -c a.pem "
         f"--servercert={PIN} --token-mode=totp https://h.example/?realm=x h.example:4443/a/b [2001:db8::1]:443"
     ),
     _LINE,
@@ -226,7 +248,7 @@ def test_any_line_of_openconnect(words: list[str], stem: str) -> None:
     except ValueError:
         return
     assert found is not None
-    assert "/evil" not in entry_text(found, EntryChoices("a", (), (), False, ""))
+    assert set(found.settings) <= {*_OPENCONNECT, "login"}
     assert_accepted(found, stem)
 
 
@@ -239,7 +261,7 @@ def test_any_line_of_openfortivpn(words: list[str], stem: str) -> None:
     except ValueError:
         return
     assert found is not None
-    assert "/evil" not in str(found.settings)
+    assert set(found.settings) <= {"server", "protocol", "realm", "trusted_certificate", "login"}
     assert_accepted(found, stem)
 
 
@@ -290,6 +312,27 @@ def test_a_copy_of_any_pcf(lines: list[tuple[str, str]]) -> None:
         return
     assert not list(owned_in(found.content))
     assert read_config(found.content)["IPSec ID"] == "staff"
+    assert_accepted(found, "")
+
+
+@_FUZZ
+@given(
+    st.lists(
+        st.sampled_from(["leftid", "ike", "also", "dpddelay", "leftauth"]).flatmap(
+            lambda name: _LINE.map(lambda value: f"    {name}={value}")
+        )
+        | _LINE,
+        max_size=5,
+    )
+)
+def test_any_ipsec_conf(lines: list[str]) -> None:
+    text = IPSEC_CONF + "\n".join(lines)
+    try:
+        found = propose("strongswan", text, ProfileFormat.IPSEC_CONF)
+    except ValueError:
+        return
+    assert b"evil" not in found.content
+    assert read_swanctl(found.content).children
     assert_accepted(found, "")
 
 

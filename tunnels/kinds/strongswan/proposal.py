@@ -1,12 +1,14 @@
 """What `facilitator import` makes of a customer's swanctl.conf. Scripts (updown) and everything else that the
-daemon decides are not in the copy. An ipsec.conf is refused with a sentence that says what to do.
+daemon decides are not in the copy. An ipsec.conf is written as one first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tunnels.kinds.strongswan.config import Swanctl, read_swanctl, without_owned
+from tunnels.kinds.strongswan.ipsec_conf import swanctl_of
 from tunnels.kinds.strongswan.syntax import Tree, render
 from tunnels.networks import IPNetwork
 from tunnels.profiles import ProfileError
@@ -19,17 +21,12 @@ _CODE = NeededSecret(
     ("login", "totp"), "totp-seed", "the TOTP seed (base32 or an otpauth:// address)", optional=True
 )
 _LOGINS = ("eap", "xauth")
-_IPSEC_CONF = (
-    "an ipsec.conf is not imported; write its connections as swanctl.conf (right= is remote_addrs, rightsubnet= is "
-    "remote_ts, leftsourceip=%config is vips = 0.0.0.0; docs.strongswan.org: Migrating from ipsec.conf to swanctl.conf), "
-    "and import that"
-)
 
 
 def propose(source: ImportSource) -> ProposedTunnel | None:
     """The tunnel in a swanctl.conf. ProfileError: it cannot be run."""
     if source.format is ProfileFormat.IPSEC_CONF:
-        raise ProfileError(_IPSEC_CONF)
+        return _of_ipsec_conf(source)
     if source.format is not ProfileFormat.SWANCTL:
         return None
     config = read_swanctl(source.data)
@@ -51,6 +48,15 @@ def propose(source: ImportSource) -> ProposedTunnel | None:
         secrets=tuple(_secrets(tree, rounds, logs_in)),
         notes=tuple(_notes(config, [(str(each), each.line) for each in dropped])),
     )
+
+
+def _of_ipsec_conf(source: ImportSource) -> ProposedTunnel | None:
+    tree, notes = swanctl_of(source.data)
+    try:
+        found = propose(replace(source, data=render(tree).encode(), format=ProfileFormat.SWANCTL))
+    except ProfileError as error:
+        raise ProfileError(f"as swanctl.conf: {error.text}") from None  # its lines are none of the file
+    return found and replace(found, notes=(*notes, *found.notes))
 
 
 def _sections(tree: str | Tree | None) -> Iterator[tuple[str, Tree]]:

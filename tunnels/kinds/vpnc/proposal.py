@@ -21,7 +21,6 @@ _PASSWORD = NeededSecret(("login", "password"), "password", "the password of the
 _CODE = NeededSecret(
     ("login", "totp"), "totp-seed", "the TOTP seed (base32 or an otpauth:// address)", optional=True
 )
-_PCF_LINE = re.compile(r"!?(?P<name>\w+)[ \t]*=[ \t]*(?P<value>.*?)[ \t]*", re.ASCII)
 _HEX = re.compile(r"[0-9A-Fa-f]{2,1024}")
 _USERNAME = "Xauth username"
 # settings of a .pcf, and what they are called in vpnc's configuration
@@ -94,8 +93,9 @@ def _secrets(kept: Mapping[str, str]) -> Iterator[NeededSecret]:
 
 def _of_pcf(text: str, notes: list[str]) -> dict[str, str]:
     """vpnc's options that a .pcf says."""
-    matches = map(_PCF_LINE.fullmatch, text.split("\n"))
-    found = {each["name"].lower(): each["value"] for each in matches if each and each["value"]}
+    parts = (line.partition("=") for line in text.split("\n"))
+    values = {name.strip().removeprefix("!").lower(): value.strip(" \t") for name, _, value in parts}
+    found = {name: value for name, value in values.items() if value}
     if found.get("authtype") in _BY_CERTIFICATE:
         raise ProfileError(
             "AuthType asks for certificates; write a configuration of vpnc with IKE Authmode hybrid and CA-File, "
