@@ -187,7 +187,7 @@ class Sidecar:
         """The answer to a heartbeat of this run of the server."""
         if self.run_of_server is not None and self.run_of_server.id == boot:
             # Told once more that we act on these decisions: then the service does not repeat them.
-            self._decided = frozenset(decision.session for decision in answer.decided)
+            self._decided = self.machine.acts_on(answer)
             self._perform(self.machine.orders(asked, answer))
 
     def begin_drain(self, timeout: float | None) -> int:

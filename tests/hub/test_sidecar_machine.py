@@ -92,6 +92,18 @@ def test_a_login_is_asked_allowed_and_reported() -> None:
     assert machine.clients == {}
 
 
+def test_a_decision_that_overtakes_the_answer_to_its_login_is_repeated() -> None:
+    machine = SidecarMachine()
+    list(machine.client(connect(3, "alice")))
+    decision = api.Decision(session="s3", client_id=3, key_id=1, answer=denied())
+    answer = api.HeartbeatAnswer(decided=(decision,))
+    assert machine.acts_on(answer) == frozenset(), "the service tells it once more"
+    assert list(machine.orders((), answer)) == []
+    list(machine.decided(3, 1, api.Waiting(session="s3", timeout=90)))
+    assert machine.acts_on(answer) == {"s3"}
+    assert sent(machine.orders((), answer)) == ['client-deny 3 1 "blocked" "no"']
+
+
 @pytest.mark.parametrize(
     ("flags", "answer", "command"),
     [

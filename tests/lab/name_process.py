@@ -44,9 +44,9 @@ def name_process(
     rules = AskingRules((ip_network("127.0.0.0/8"),), listen=(Listen(listen, 53),))
     state = {"state": plain(NameServiceState(rules, {"acme-dc": about}))}
     try:
-        eventually((home / "control.sock").exists, 10, "it listens")
         with socket.socket(socket.AF_UNIX) as control:
-            control.connect(str(home / "control.sock"))
+            place = str(home / "control.sock")
+            eventually(lambda: control.connect_ex(place) == 0, 10, "it listens")
             control.sendall(b"key\n" + json.dumps(state).encode() + b"\n")
             eventually(lambda: b"report" in control.recv(65536), 10, "it has taken its state")
             yield running

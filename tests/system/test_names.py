@@ -64,13 +64,13 @@ class Site:
         for server in (vpn, web, self.resolver):
             server.start()
             closing.callback(server.kill)
-        self.lab.set_secret(f"{self.name}.ovpn", vpn.client_config(str(self.address)))
+        self.lab.set_secret(f"names-{self.name}.ovpn", vpn.client_config(str(self.address)))
 
     def settings(self, presented: str, servers: object) -> dict[str, Any]:
         """The tunnel to it."""
         return {
             "kind": "openvpn",
-            "config": str(self.lab.directory / f"{self.name}.ovpn"),
+            "config": str(self.lab.directory / f"names-{self.name}.ovpn"),
             "destinations": [{"network": "10.0.0.0/16", "presented_as": presented}],
             "probe": {"targets": [f"tcp://{DB}:80"]},
             "names": {"domains": [f"{self.name}.internal"], "servers": servers},

@@ -160,6 +160,13 @@ class SidecarMachine:
             yield Send(_yes(known))
             yield _note("renewed without the service", known)
 
+    def acts_on(self, answer: api.HeartbeatAnswer) -> frozenset[str]:
+        """Sessions with a decision that `orders` carries out. The answer to a login may come after its
+        decision, which is of no use before.
+        """
+        known = {client.session for client in self.clients.values()}
+        return frozenset([decision.session for decision in answer.decided]) & known
+
     def orders(self, asked: Iterable[int], answer: api.HeartbeatAnswer) -> Iterator[Effect]:
         """What the answer to a heartbeat asks for. `asked`: the clients that were named as unknown; one that
         the service does not adopt logs in again.
