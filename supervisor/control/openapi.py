@@ -165,7 +165,9 @@ OPERATIONS = (
         "What would become of a packet.",
         {200: _json(docs.WhyDocument), 400: _BAD_REQUEST},
         (
-            Parameter("address", "Destination, an IP address.", {"type": "string"}, True),
+            Parameter(
+                "address", "Destination: an IP address, or a name behind a tunnel.", {"type": "string"}, True
+            ),
             Parameter("from", "Source, an IP address.", {"type": "string"}),
             Parameter("port", "TCP port.", {"type": "integer", "minimum": 1, "maximum": 65535}),
         ),
