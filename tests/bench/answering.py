@@ -13,13 +13,14 @@ import struct
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
-
-from pyroute2 import IPRoute
+from typing import TYPE_CHECKING, Literal
 
 from tests.netns import Namespace
 from tunnels.base import Carrier, Connected, Kind, Launch, LineSource, Observation, Placement, Say
 from tunnels.settings import Tunnel
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 # Opening a fifo for both never waits, so that the gateway finds a reader.
 SCRIPT = 'mkfifo "$3"; exec 3<>"$3"; echo "$$ $2" >"$1"; read -r up <&3; echo "$up"; exec sleep infinity'
@@ -85,6 +86,8 @@ class TunGateway(threading.Thread):
 
     def run(self) -> None:
         """Until `close`."""
+        from pyroute2 import IPRoute  # not in the daemon that imports this kind
+
         with self._namespace.entered(), IPRoute() as netlink:
             while True:
                 for fd, _ in self._poll.poll():
