@@ -18,6 +18,7 @@ from supervisor.cli.selection import selected
 from supervisor.core.exits import Exit
 
 NOW = "2026-01-01T00:00:00Z"
+BROKEN = "broken"  # a tunnel in whose log the daemon ends
 
 
 def tunnel(name: str, kind: str, phase: str, **fields: Any) -> dict[str, Any]:
@@ -65,6 +66,8 @@ EVENT = {
 class SeveralHandler(http.server.BaseHTTPRequestHandler):
     """Answers orders with the tunnel's state."""
 
+    protocol_version = "HTTP/1.1"
+
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].removeprefix("/api/v1/")
         name = path.split("/")[1] if path.startswith("tunnels/") else ""
@@ -89,7 +92,12 @@ class SeveralHandler(http.server.BaseHTTPRequestHandler):
         else:
             body = json.dumps(answers[path]).encode()
         self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        if name == BROKEN:
+            self.send_header("Transfer-Encoding", "chunked")  # and no last chunk
+            body = b"%x\r\n%s\r\n" % (len(body), body)
+        else:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
@@ -148,6 +156,19 @@ def test_logs_of_several_name_the_tunnel(daemon: Path) -> None:
     assert [json.loads(line)["tunnel"] for line in said.splitlines()] == [*TUNNELS]
 
 
+def test_logs_of_several_whose_daemon_breaks_off_do_not_end_well(daemon: Path) -> None:
+    code, said = call(daemon, "logs", "acme-dc", "globex", "-f")
+    assert code == Exit.OK, said
+    code, said = call(daemon, "logs", "acme-dc", BROKEN, "-f")
+    assert code == Exit.NO_DAEMON
+    assert "hello from acme-dc" in said
+    assert "the connection broke" in said
+
+
+def test_an_order_without_an_answer_is_an_exit_code(daemon: Path) -> None:
+    assert call(daemon.with_name("none.sock"), "restart", "acme-dc", "globex")[0] == Exit.NO_DAEMON
+
+
 def test_one_tunnel_in_detail(daemon: Path) -> None:
     code, said = call(daemon, "status", "acme-dc")
     assert code == Exit.OK
@@ -156,6 +177,9 @@ def test_one_tunnel_in_detail(daemon: Path) -> None:
     assert f"{NOW}  starting -> up, unknown: connected" in said
     assert "hello from acme-dc" in said
     assert "the next attempt, at" in call(daemon, "status", "globex")[1]
+    code, said = call(daemon, "status", "globex", "--state", "up")
+    assert code == Exit.OK, said
+    assert "globex" not in said
 
 
 def test_rows_are_chosen_and_sorted(daemon: Path) -> None:
