@@ -37,5 +37,5 @@ def at_once(ask: Callable[[str], AnswerT], names: Sequence[str], most: int | Non
 def _settle(future: Future[AnswerT], ask: Callable[[str], AnswerT], name: str) -> None:
     try:
         future.set_result(ask(name))
-    except BaseException as error:  # noqa: BLE001  # SystemExit is how a request says that it failed
+    except BaseException as error:  # SystemExit is how a request says that it failed
         future.set_exception(error)
