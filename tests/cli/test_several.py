@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import socketserver
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from click.testing import CliRunner
 from supervisor.cli import main
 from supervisor.cli.selection import selected
 from supervisor.core.exits import Exit
+from tests.cli.stand_in import StandInHandler, answering
 
 NOW = "2026-01-01T00:00:00Z"
 BROKEN = "broken"  # a tunnel in whose log the daemon ends
@@ -63,10 +61,8 @@ EVENT = {
 }
 
 
-class SeveralHandler(http.server.BaseHTTPRequestHandler):
+class SeveralHandler(StandInHandler):
     """Answers orders with the tunnel's state."""
-
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].removeprefix("/api/v1/")
@@ -91,32 +87,26 @@ class SeveralHandler(http.server.BaseHTTPRequestHandler):
             body = json.dumps(TUNNELS[name]).encode()
         else:
             body = json.dumps(answers[path]).encode()
+        if name == BROKEN:
+            self._break_off(body)
+        else:
+            self.send(body)
+
+    def _break_off(self, body: bytes) -> None:
+        self.protocol_version = "HTTP/1.1"
         self.send_response(200)
         self.send_header("Connection", "close")
-        if name == BROKEN:
-            self.send_header("Transfer-Encoding", "chunked")  # and no last chunk
-            body = b"%x\r\n%s\r\n" % (len(body), body)
-        else:
-            self.send_header("Content-Length", str(len(body)))
+        self.send_header("Transfer-Encoding", "chunked")  # and no last chunk
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(body), body))
 
     do_POST = do_GET
-
-    def address_string(self) -> str:
-        return "unix"
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        return None
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    path = tmp_path_factory.mktemp("several") / "control.sock"
-    with socketserver.ThreadingUnixStreamServer(str(path), SeveralHandler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with answering(tmp_path_factory.mktemp("several") / "control.sock", SeveralHandler) as path:
         yield path
-        server.shutdown()
 
 
 def call(daemon: Path, *command: str) -> tuple[int, str]:
