@@ -288,7 +288,7 @@ async def _probe_apart(
             moved.wait(timeout)
             settle(device, addresses, connected.mtu)
             result.set_result(asyncio.run(_ask(device, targets, timeout)))
-        except Exception as error:
+        except (OSError, ValueError) as error:
             for future in (there, result):
                 if not future.done():
                     future.set_exception(error)

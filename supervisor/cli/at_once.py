@@ -37,5 +37,5 @@ def at_once(ask: Callable[[str], AnswerT], names: Sequence[str], most: int | Non
 def _settle(future: Future[AnswerT], ask: Callable[[str], AnswerT], name: str) -> None:
     try:
         future.set_result(ask(name))
-    except BaseException as error:  # SystemExit is how a request says that it failed
+    except (Exception, SystemExit) as error:  # it exits where a request fails
         future.set_exception(error)
