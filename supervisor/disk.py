@@ -45,11 +45,19 @@ def read(path: Path | str, largest: int = MAX_RECORD_BYTES) -> bytes:
     return content
 
 
-def replace(path: Path | str, content: bytes, mode: int = 0o600, sync: bool = False) -> None:
-    """Replace a file atomically: after a crash it is the old or the new one. OSError."""
+def replace(
+    path: Path | str, content: bytes, mode: int = 0o600, sync: bool = False, as_owner: bool = False
+) -> None:
+    """Replace a file atomically: after a crash it is the old or the new one. `as_owner`: the file belongs to
+    the owner of its directory, as far as this user may give it away. OSError.
+    """
     draft = f"{path}.new"
     fd = _created(draft, mode)
     with open(fd, "wb", buffering=0) as file:
+        if as_owner:
+            directory = os.stat(os.path.dirname(draft) or ".")
+            with contextlib.suppress(PermissionError):
+                os.fchown(fd, directory.st_uid, directory.st_gid)
         file.write(content)
         if sync:
             os.fsync(fd)

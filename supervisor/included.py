@@ -49,7 +49,7 @@ def _readable(path: Path) -> str:
 
 def _names(main: str, path: Path) -> list[Path]:
     """The included files, in order. Only the last part of the pattern has wildcards; hidden files are left
-    out.
+    out. A folder that cannot be listed stands for its files: to read it says why.
     """
     pattern = include_pattern(main)
     if pattern is None:
@@ -60,5 +60,7 @@ def _names(main: str, path: Path) -> list[Path]:
         names = os.listdir(path.parent / folder)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return []
+    except OSError:
+        return [folder]
     wanted = [each for each in names if not each.startswith(".") and fnmatchcase(each, last)]
     return [folder / each for each in sorted(wanted) if each.isprintable()][:MAX_FILES]

@@ -180,7 +180,7 @@ _SIGNATURES = (
     _signature(
         "an ipsec.secrets, with a key in it",
         "put the key alone into a file, and name it as psk:",
-        r"[^#\n]*:[ \t]*(?:PSK|RSA|EAP|XAUTH|ECDSA)[ \t]+\S",
+        r"(?:[^#\s][^#\n]*)?:[ \t]*(?:PSK|RSA|EAP|XAUTH|ECDSA)[ \t]+\S",
     ),
     _signature(
         "a configuration of racoon",

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from supervisor import disk
+from supervisor.app.silence_file import NAME as SILENCES
 from supervisor.app.stores.changed_sysctls import NAME as CHANGED_SYSCTLS
 from supervisor.app.stores.fleet_orders import NAME as FLEET_ORDERS
 from supervisor.app.stores.last_configuration import NAME as LAST_CONFIGURATION
@@ -39,6 +40,7 @@ _STATE = (
     LAST_CONFIGURATION,
     CLOSED,
     CHANGED_SYSCTLS,
+    SILENCES,
     *(f"{name}{suffix}" for name in _DATABASES for suffix in ("", "-wal", "-shm")),
 )
 

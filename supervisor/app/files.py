@@ -62,7 +62,7 @@ def _permitting(path: Path) -> str:
     closed = [each for each in reversed(path.absolute().parents) if not _passable(each)]
     if closed:
         return f"its directory {closed[0]} is closed to it: chmod 0755 {closed[0]}"
-    return f"do: chgrp facilitator {path} && chmod 0640 {path}"
+    return f"do: chgrp facilitator {path} && chmod {'0750' if path.is_dir() else '0640'} {path}"
 
 
 def _passable(directory: Path) -> bool:

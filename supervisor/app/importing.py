@@ -31,6 +31,7 @@ from tunnels.proposals import ImportSource, ProposedTunnel
 from tunnels.recognition import ProfileFormat, identified
 
 MAX_BYTES = 1 << 20  # of a source
+MAX_LINE = 32 << 10  # characters of a command line: shlex takes the square of it
 MAX_WORDS = 500  # of a command line
 GROUP = "facilitator"  # may read what is written, as the service does
 _DIRECTORY_MODE, _FILE_MODE = 0o750, 0o640
@@ -56,7 +57,9 @@ def opened(argument: str, username: str | None) -> OpenedSource:
     if not os.path.lexists(path) and len(argument.split()) > 1:
         words = _words(argument)
         return OpenedSource(
-            ImportSource(argument.encode(), None, words, username), f"the {words[0]} command", None
+            ImportSource(argument.encode(errors="replace"), None, words, username),
+            f"the {words[0]} command",
+            None,
         )
     data = _content(path)
     try:
@@ -102,6 +105,8 @@ def _command_in(text: str) -> tuple[str, ...]:
 
 def _words(line: str) -> tuple[str, ...]:
     """The words of a command line, without `sudo` and assignments; the program without its directory."""
+    if len(line) > MAX_LINE:
+        raise ImportRefused(f"the command line is longer than {MAX_LINE >> 10} KiB")
     try:
         words = shlex.split(line)
     except ValueError:
@@ -204,7 +209,8 @@ def write(main: Path, planned: PlannedImport) -> None:
             _create(main.parent / name, content, made)
     except OSError as error:
         _unmake(made)
-        raise ImportRefused(f"cannot write {error.filename}: {error.strerror}; nothing was written") from None
+        where = error.filename or main.parent  # a full disk names no file
+        raise ImportRefused(f"cannot write {where}: {error.strerror}; nothing was written") from None
 
 
 def judged(tunnel: Tunnel, kind: AnyKind, main: Path) -> list[str]:

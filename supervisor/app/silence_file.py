@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from supervisor import disk
+from supervisor.app.stores.json_file import JsonFile
 from supervisor.core.alerting.silences import Silence
+from supervisor.core.formats import NotUnderstood, document
 
 NAME = "silences.json"
-_FORMAT = 1
+_LATEST = 32503680000.0  # the year 3000: a moment after it is none
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredSilences:
+    silences: tuple[Silence, ...]
+
+
+DOCUMENT = document(_StoredSilences, 1)
+
+
+def _format_0(raw: Any) -> _StoredSilences:
+    raise NotUnderstood("it names no format")
 
 
 class SilenceFile:
@@ -21,16 +36,11 @@ class SilenceFile:
 
     def load(self) -> tuple[Silence, ...]:
         """Nothing where there is no file. OSError; ValueError: it is not understood."""
-        try:
-            raw = json.loads(disk.read(self.path))
-            if raw["format"] != _FORMAT:
-                raise ValueError(f"its format {raw['format']} is not understood")
-            found = [Silence(**each) for each in raw["silences"]]
-        except FileNotFoundError:
-            return ()
-        except (LookupError, TypeError) as error:
-            raise ValueError(f"it is not understood: {error}") from None
-        return tuple(each for each in found if each.until > time.time())
+        stored = JsonFile(self.path, DOCUMENT, _format_0).load()
+        silences = () if stored is None else stored.silences
+        if any(each.until > _LATEST for each in silences):
+            raise NotUnderstood("a silence in it has no end")
+        return tuple(each for each in silences if each.until > time.time())
 
     def add(self, silence: Silence) -> None:
         """In place of an earlier one about the same. OSError, ValueError."""
@@ -44,5 +54,5 @@ class SilenceFile:
         return after != before
 
     def _save(self, silences: tuple[Silence, ...]) -> None:
-        rows = [{name: getattr(each, name) for name in Silence.__slots__} for each in silences]
-        disk.replace(self.path, json.dumps({"format": _FORMAT, "silences": rows}).encode(), sync=True)
+        """Root writes it (sudo facilitator silence), and the daemon's own user reads it."""
+        disk.replace(self.path, DOCUMENT.written(_StoredSilences(silences)), sync=True, as_owner=True)

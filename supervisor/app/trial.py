@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import tempfile
 import threading
 import time
@@ -95,6 +96,7 @@ class TrialInputs:
 async def run_trial(about: TrialInputs) -> bool:
     """Make one login and log off again; each step is shown as it is done. True: all of them went well."""
     os.umask(0o077)
+    _end_in_order()
     processes.reset_sigchld()
     processes.become_subreaper()
     processes.forbid_core_dumps()
@@ -104,6 +106,14 @@ async def run_trial(about: TrialInputs) -> bool:
             return await trial.run()
         finally:
             await trial.end()
+
+
+def _end_in_order() -> None:
+    """When it is ended, or its terminal goes away, the client logs off first: it would go on by itself."""
+    loop, trial = asyncio.get_running_loop(), asyncio.current_task()
+    if trial is not None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, lambda: trial.cancelling() or trial.cancel())
 
 
 def _volatile() -> str | None:
@@ -174,14 +184,15 @@ class _Trial:
 
     async def _resolve(self) -> bool:
         """The name of the gateway, where the settings name one; a profile's is the client's to resolve."""
-        host = self._about.kind.endpoint(self._about.tunnel)
-        if host is None or "/" in host:
+        named = gateway(self._about.tunnel, self._about.kind)
+        if named is None:
             return True
-        loop = asyncio.get_running_loop()
+        host, port = named
         try:
-            found = await loop.getaddrinfo(host.rpartition("@")[2].partition(":")[0] or host, None)
-        except OSError as error:
-            failure = Failed(Reason.DNS, f"{host} cannot be resolved: {error.strerror or error}")
+            found = await asyncio.get_running_loop().getaddrinfo(host, port)
+        except (OSError, UnicodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            failure = Failed(Reason.DNS, f"{host} cannot be resolved: {why}")
             self._about.show(self._steps.ended(failure, time.monotonic()))
             return False
         address = str(found[0][4][0]) if found else ""
@@ -222,7 +233,11 @@ class _Trial:
         connected = self._connected
         if device is None or connected is None:
             return True
-        answers = await _probe_apart(device, connected, targets, self._tunnel.probe.timeout)
+        try:
+            answers = await _probe_apart(device, connected, targets, self._tunnel.probe.timeout)
+        except OSError as error:
+            self._note(f"not asked: the interface cannot be moved: {error.strerror}", ok=False)
+            return False
         for target, seconds in answers.items():
             ok = seconds is not None
             text = (
@@ -231,8 +246,14 @@ class _Trial:
             self._about.show(TrialStep(TrialStage.PROBE, ok, seconds or self._tunnel.probe.timeout, text))
         return any(seconds is not None for seconds in answers.values())
 
-    def _note(self, text: str) -> None:
-        self._about.show(TrialStep(TrialStage.PROBE, True, 0.0, text))
+    def _note(self, text: str, *, ok: bool = True) -> None:
+        self._about.show(TrialStep(TrialStage.PROBE, ok, 0.0, text))
+
+
+def gateway(tunnel: Tunnel, kind: AnyKind) -> tuple[str, int] | None:
+    """Host and port that the settings name; None: only the customer's file does."""
+    host, port = kind.endpoint(tunnel), kind.tcp_port(tunnel)
+    return None if host is None or port is None else (host, port)
 
 
 def _once(tunnel: Tunnel, kind: AnyKind) -> Tunnel:
@@ -267,7 +288,7 @@ async def _probe_apart(
             moved.wait(timeout)
             settle(device, addresses, connected.mtu)
             result.set_result(asyncio.run(_ask(device, targets, timeout)))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             for future in (there, result):
                 if not future.done():
                     future.set_exception(error)

@@ -65,7 +65,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "Daemon": ("run", "reload", "drain", "upgrade", "health", "alerts", "silence"),
         "Tunnels": ("status", "start", "stop", "restart", "answer", "logs", "history", "audit", "try"),
-        "Diagnosis": ("check", "doctor", "why", "plan", "capture"),
+        "Diagnosis": ("check", "doctor", "why", "plan"),
         "Host": ("init", "import", "close", "cleanup", "completion"),
         "Fleet": ("fleet",),
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from supervisor.cli.at_once import at_once
 from supervisor.cli.options import ask, fail, socket_option, tunnel_arguments
 from supervisor.cli.output import say, say_json_line
 from supervisor.control.client import ControlClient
@@ -70,7 +70,7 @@ def logs(
             for name in names:
                 ask(functools.partial(show, name=name), config, socket_path)
         else:
-            _together(names, lambda name: ask(functools.partial(show, name=name), config, socket_path))
+            at_once(lambda name: ask(functools.partial(show, name=name), config, socket_path), names)
     except KeyboardInterrupt:
         return
 
@@ -78,12 +78,3 @@ def logs(
 def _every(config: Path, socket_path: Path | None) -> list[str]:
     document: StatusDocument = ask(lambda client: client.get("/api/v1/status"), config, socket_path)
     return [entry["name"] for entry in document["tunnels"]]
-
-
-def _together(names: Sequence[str], show: Callable[[str], None]) -> None:
-    """All at the same time, until interrupted or until each has ended."""
-    threads = [threading.Thread(target=show, args=(name,), daemon=True) for name in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()

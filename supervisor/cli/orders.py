@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from supervisor.cli.at_once import at_once
 from supervisor.cli.options import AnyFunction, ask, fail, socket_option, tunnel_argument, tunnel_arguments
 from supervisor.cli.output import prompt, say, say_json
 from supervisor.core.exits import Exit
@@ -48,9 +48,7 @@ class TunnelOrder:
             )
             return entry
 
-        names = self._names()
-        with ThreadPoolExecutor(max(1, min(len(names), _MAX_AT_ONCE))) as threads:
-            entries = list(threads.map(order, names))
+        entries = at_once(order, self._names(), _MAX_AT_ONCE)
         _report(entries, done, verb, as_json=self.as_json)
 
     def _names(self) -> list[str]:

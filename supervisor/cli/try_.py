@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -18,6 +18,7 @@ from supervisor.control.client import ControlClient, Refused, Unreachable
 from supervisor.core.exits import CannotStart, Exit
 
 if TYPE_CHECKING:
+    from common.configuration.problems import ConfigErrors
     from supervisor.config.model import Config
     from supervisor.core.trial import TrialStep
     from tunnels.base import AnyKind
@@ -27,10 +28,26 @@ _RUNS = ("starting", "up", "stopping")
 _TEST_NETWORK = "192.0.2.0/24"  # TEST-NET-1, where a file names no destination: nothing is routed anyhow
 
 
+def _targets(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Click callback: probe targets, or a usage error."""
+    from tunnels.targets import parse_target
+
+    try:
+        return tuple(value for value in values if parse_target(value))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @click.command("try")
 @click.argument("tunnel", metavar="TUNNEL|FILE", shell_complete=complete_tunnels)
 @click.option("--username", help="With FILE: the account.")
-@click.option("--probe", "targets", multiple=True, help="A probe target, such as tcp://10.77.0.10:443.")
+@click.option(
+    "--probe",
+    "targets",
+    multiple=True,
+    callback=_targets,
+    help="A probe target, such as tcp://10.77.0.10:443.",
+)
 @click.option("--anyway", is_flag=True, help="Log in although the daemon has this tunnel up.")
 @click.option("--json", "as_json", is_flag=True, help="The steps as JSON.")
 @config_option
@@ -76,7 +93,10 @@ def _try(path: Path, name: str, main: Path, targets: tuple[str, ...], anyway: bo
             _show(step)
 
     about = TrialInputs(tunnel, kind, config, path.resolve().parent, show)
-    worked = asyncio.run(run_trial(about))
+    try:
+        worked = asyncio.run(run_trial(about))
+    except asyncio.CancelledError:  # SIGTERM, SIGHUP
+        fail(Exit.FAILED, f"{name}: ended before it was done; logged off")
     if as_json:
         rows = [
             {"step": each.stage.value, "ok": each.ok, "seconds": each.seconds, "text": each.text}
@@ -97,15 +117,21 @@ def _show(step: TrialStep) -> None:
 
 def _load(path: Path) -> Config:
     from common.configuration.problems import ConfigErrors
-    from supervisor.app.files import code_of, errors_of, load
+    from supervisor.app.files import load
     from tunnels.registry import KINDS
 
     try:
         return load(path, KINDS)
     except (ConfigErrors, CannotStart) as problem:
-        for line in errors_of(problem):
-            say(line, err=True)
-        sys.exit(code_of(problem))
+        _end(problem)
+
+
+def _end(problem: ConfigErrors | CannotStart) -> NoReturn:
+    from supervisor.app.files import code_of, errors_of
+
+    for line in errors_of(problem):
+        say(line, err=True)
+    sys.exit(code_of(problem))
 
 
 def _tunnel(config: Config, name: str, targets: tuple[str, ...]) -> tuple[Tunnel, AnyKind]:
@@ -167,6 +193,7 @@ def _imported(directory: Path, argument: str, username: str | None) -> tuple[Pat
     """A configuration with the tunnel of a customer's file, in a directory that is thrown away. Asks for the
     secrets.
     """
+    from common.configuration.problems import ConfigErrors
     from supervisor.app import importing
     from supervisor.config.entry import EntryChoices, name_for, secret_name, targets_for
     from tunnels.networks import IPNetwork
@@ -185,6 +212,8 @@ def _imported(directory: Path, argument: str, username: str | None) -> tuple[Pat
         importing.write(main, importing.plan(main, found, proposed, choices, KINDS))
     except importing.ImportRefused as error:
         fail(Exit.FAILED, str(error))
+    except ConfigErrors as problem:
+        _end(problem)
     for secret in proposed.secrets:
         if not secret.optional:
             disk.replace(directory / secret_name(name, secret.suffix), prompt(f"{secret.what}:").encode())

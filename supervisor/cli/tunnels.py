@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ from supervisor.core.exits import Exit
 from supervisor.core.views.drain_text import flows_left
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from supervisor.core.views.documents import ReloadDocument, StatusDocument
 
 _REFRESH_SECONDS = 1.0  # of `status --watch`
@@ -73,8 +75,11 @@ def status(
         from supervisor.cli.tunnel_detail import detail_lines, detail_of, traffic_of
 
         traffic = None if output is None else ask(traffic_of, config, socket_path)
-        known = None if tunnel is None else ask(lambda it: detail_of(it, tunnel), config, socket_path)
-        print_status(now, traffic, () if known is None else detail_lines(now["tunnels"][0], known))
+        details: Iterable[Text] = ()
+        if tunnel is not None and now["tunnels"]:  # --state may leave none
+            known = ask(lambda client: detail_of(client, tunnel), config, socket_path)
+            details = detail_lines(now["tunnels"][0], known)
+        print_status(now, traffic, details)
     if not all(entry["phase"] == "up" and entry["health"] != "unhealthy" for entry in now["tunnels"]):
         sys.exit(Exit.NOT_UP)
 

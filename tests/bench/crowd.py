@@ -10,9 +10,7 @@ import argparse
 import time
 from collections import Counter
 
-from rich.console import Console
-from rich.table import Table
-
+from tests.bench.columns import print_columns
 from tests.bench.probed import configuration
 from tests.lab import Lab
 from tests.lab.daemon import LabDaemon
@@ -63,15 +61,8 @@ def main(tunnels: int, lengths: list[float]) -> None:
             rows = {}
             for seconds in lengths:
                 time.sleep(5.0)
-                rows[seconds] = silence(lab, daemon, tunnels, seconds)
-    table = Table(title=f"{tunnels} tunnels behind one uplink whose path is silent")
-    table.add_column("")
-    for seconds in lengths:
-        table.add_column(f"{seconds:g} s", justify="right")
-    table.add_column("target")
-    for name in rows[lengths[0]]:
-        table.add_row(name, *(f"{rows[each][name]:.1f}" for each in lengths), TARGETS.get(name, ""))
-    Console(width=120).print(table)
+                rows[f"{seconds:g} s"] = silence(lab, daemon, tunnels, seconds)
+    print_columns(f"{tunnels} tunnels behind one uplink whose path is silent", rows, TARGETS)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from supervisor.control.client import ControlClient, Unreachable
 from tests.bench.answering import TunGateway
+from tests.bench.columns import print_columns
 from tests.bench.cost import cpu_seconds, pss_mib
 from tests.netns import Namespace, sweep
 
@@ -139,15 +137,8 @@ def main(sizes: list[int], seconds: float) -> None:
     """Measure and print."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    rows = {size: measure(size, seconds) for size in sizes}
-    table = Table(title=f"growth with the number of tunnels, {os.cpu_count()} cores")
-    table.add_column("")
-    for size in sizes:
-        table.add_column(f"{size} tunnels", justify="right")
-    table.add_column("target")
-    for name in rows[sizes[0]]:
-        table.add_row(name, *(f"{rows[size][name]:.1f}" for size in sizes), TARGETS.get(name, ""))
-    Console(width=120).print(table)
+    rows = {f"{size} tunnels": measure(size, seconds) for size in sizes}
+    print_columns(f"growth with the number of tunnels, {os.cpu_count()} cores", rows, TARGETS)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from tunnels.registry import KINDS
 ALL = dict(commands(main))
 BY_NAME = {" ".join(path): command for path, command in ALL.items()}
 # These print what is no answer about the daemon or the host: a log, a script, a file that they write.
-WITHOUT_JSON = {"run", "close", "cleanup", "completion", "init", "import", "try", "capture"}
+WITHOUT_JSON = {"run", "close", "cleanup", "completion", "init", "import"}
 # These are no tunnel that the daemon knows.
 TUNNEL_PARAMETERS = ("tunnel", "tunnels")
 

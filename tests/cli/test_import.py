@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,24 @@ def test_files_that_are_refused_leave_nothing(office: MailedFiles, name: str, te
     assert code != 0
     assert said in output
     assert not office.written()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " " * 1_000_000 + "x",
+        "sshuttle -r ops@b.example " + "a" * 1_000_000,
+        "".join(f"conn c{number}\n right=192.0.2.1\n" for number in range(30_000)),
+        "connections {\n" + "a {\nremote_addrs = 192.0.2.1\n}\n" * 30_000 + "}\n",
+    ],
+    ids=["blanks", "a word", "ipsec.conf", "swanctl.conf"],
+)
+def test_a_file_that_is_made_to_be_slow_is_refused_in_seconds(office: MailedFiles, text: str) -> None:
+    """Each took minutes, in the square of its size."""
+    (office.mail / "slow.conf").write_text(text)
+    began = time.process_time()
+    assert office.run("import", f"{office.mail}/slow.conf")[0] == 1
+    assert time.process_time() - began < 20
 
 
 def test_a_main_file_without_include_is_told_how(office: MailedFiles) -> None:

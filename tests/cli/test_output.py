@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import re
-import socketserver
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from hypothesis import strategies as st
 
 from supervisor.cli.output import Painted, paint
 from tests.cli.hostile import WORDS, on_terminal, remains
+from tests.cli.stand_in import StandInHandler, answering
 from tunnels.text import clean, one_line
 
 NOW = "2026-01-01T00:00:00Z"
@@ -177,40 +175,25 @@ COMMANDS = (
 )
 
 
-class HostileHandler(http.server.BaseHTTPRequestHandler):
+class HostileHandler(StandInHandler):
     """Answers with hostile words, whatever is asked."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/api/v1/tunnels/acme/logs":
-            self._send(f"first {WORDS}\nsecond {WORDS}\n".encode(errors="surrogatepass"))
+            self.send(f"first {WORDS}\nsecond {WORDS}\n".encode(errors="surrogatepass"))
         elif path in ANSWERS:
-            self._send(json.dumps(ANSWERS[path]).encode())
+            self.send(json.dumps(ANSWERS[path]).encode())
         else:
-            self._send(WORDS.encode(), 503)
+            self.send(WORDS.encode(), 503)
 
     do_POST = do_GET
-
-    def _send(self, body: bytes, status: int = 200) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def address_string(self) -> str:
-        return "unix"
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        return None
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    path = tmp_path_factory.mktemp("hostile") / "control.sock"
-    with socketserver.ThreadingUnixStreamServer(str(path), HostileHandler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with answering(tmp_path_factory.mktemp("hostile") / "control.sock", HostileHandler) as path:
         yield path
-        server.shutdown()
 
 
 @pytest.mark.slow

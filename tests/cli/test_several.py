@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import socketserver
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +13,10 @@ from click.testing import CliRunner
 from supervisor.cli import main
 from supervisor.cli.selection import selected
 from supervisor.core.exits import Exit
+from tests.cli.stand_in import StandInHandler, answering
 
 NOW = "2026-01-01T00:00:00Z"
+BROKEN = "broken"  # a tunnel in whose log the daemon ends
 
 
 def tunnel(name: str, kind: str, phase: str, **fields: Any) -> dict[str, Any]:
@@ -62,7 +61,7 @@ EVENT = {
 }
 
 
-class SeveralHandler(http.server.BaseHTTPRequestHandler):
+class SeveralHandler(StandInHandler):
     """Answers orders with the tunnel's state."""
 
     def do_GET(self) -> None:
@@ -88,27 +87,26 @@ class SeveralHandler(http.server.BaseHTTPRequestHandler):
             body = json.dumps(TUNNELS[name]).encode()
         else:
             body = json.dumps(answers[path]).encode()
+        if name == BROKEN:
+            self._break_off(body)
+        else:
+            self.send(body)
+
+    def _break_off(self, body: bytes) -> None:
+        self.protocol_version = "HTTP/1.1"
         self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.send_header("Transfer-Encoding", "chunked")  # and no last chunk
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(body), body))
 
     do_POST = do_GET
-
-    def address_string(self) -> str:
-        return "unix"
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        return None
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    path = tmp_path_factory.mktemp("several") / "control.sock"
-    with socketserver.ThreadingUnixStreamServer(str(path), SeveralHandler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with answering(tmp_path_factory.mktemp("several") / "control.sock", SeveralHandler) as path:
         yield path
-        server.shutdown()
 
 
 def call(daemon: Path, *command: str) -> tuple[int, str]:
@@ -148,6 +146,19 @@ def test_logs_of_several_name_the_tunnel(daemon: Path) -> None:
     assert [json.loads(line)["tunnel"] for line in said.splitlines()] == [*TUNNELS]
 
 
+def test_logs_of_several_whose_daemon_breaks_off_do_not_end_well(daemon: Path) -> None:
+    code, said = call(daemon, "logs", "acme-dc", "globex", "-f")
+    assert code == Exit.OK, said
+    code, said = call(daemon, "logs", "acme-dc", BROKEN, "-f")
+    assert code == Exit.NO_DAEMON
+    assert "hello from acme-dc" in said
+    assert "the connection broke" in said
+
+
+def test_an_order_without_an_answer_is_an_exit_code(daemon: Path) -> None:
+    assert call(daemon.with_name("none.sock"), "restart", "acme-dc", "globex")[0] == Exit.NO_DAEMON
+
+
 def test_one_tunnel_in_detail(daemon: Path) -> None:
     code, said = call(daemon, "status", "acme-dc")
     assert code == Exit.OK
@@ -156,6 +167,9 @@ def test_one_tunnel_in_detail(daemon: Path) -> None:
     assert f"{NOW}  starting -> up, unknown: connected" in said
     assert "hello from acme-dc" in said
     assert "the next attempt, at" in call(daemon, "status", "globex")[1]
+    code, said = call(daemon, "status", "globex", "--state", "up")
+    assert code == Exit.OK, said
+    assert "globex" not in said
 
 
 def test_rows_are_chosen_and_sorted(daemon: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from supervisor.app.stores.last_configuration import ConfigurationReader, LastCo
 from supervisor.config import Config, ConfigErrors
 from supervisor.config.parse import parse
 from supervisor.core.exits import CannotStart
-from supervisor.included import watched
+from supervisor.included import readable, watched
 from supervisor.validation import Validator
 from tunnels.registry import KINDS
 
@@ -52,6 +54,25 @@ def test_tunnels_of_all_files_with_the_defaults_and_names_beside_the_main_file(t
     assert list(config.tunnels) == ["own", "acme"]
     assert config.tunnels["acme"].priority == 7
     assert getattr(config.tunnels["acme"], "config") == tmp_path / "customers/acme.ovpn"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_folder_that_the_daemon_may_not_list_is_an_error_in_words() -> None:
+    with tempfile.TemporaryDirectory() as name:  # whose directories all users may pass through
+        directory = Path(name)
+        directory.chmod(0o755)
+        path = written(directory, acme=ACME)
+        (directory / "conf.d").chmod(0o700)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(CannotStart, match=f"do: chgrp facilitator {name}/conf.d && chmod 0750"):
+                text_of(path)
+            assert readable(path).startswith(MAIN)
+            assert directory / "conf.d" in watched(path)
+            closed = early_close.run(path, directory, lambda text, name: parse(text, name, KINDS))
+        finally:
+            os.seteuid(0)
+    assert any("conf.d" in problem for problem in closed.problems)
 
 
 def test_a_main_file_without_tunnels_of_its_own(tmp_path: Path) -> None:

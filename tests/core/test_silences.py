@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from supervisor.app.closing import Closing
@@ -80,6 +82,35 @@ async def test_what_still_stands_at_the_end_is_sent_then_also_by_the_next_daemon
         assert not silencing.conditions
     finally:
         await closing.close()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        "[]",
+        '{"silences": []}',
+        '{"format": 9, "silences": []}',
+        '{"format": 1, "silences": [{"tunnel": "a", "since": 0, "until": "x", "by": "root", "reason": ""}]}',
+        '{"format": 1, "silences": [{"tunnel": "a", "since": 0, "until": NaN, "by": "root", "reason": ""}]}',
+        '{"format": 1, "silences": [{"tunnel": "a", "since": 0, "until": 1e18, "by": "root", "reason": ""}]}',
+    ],
+    ids=lambda text: text[:100],
+)
+def test_a_file_that_nobody_understands_is_an_error_in_words(tmp_path: Path, content: str) -> None:
+    file = SilenceFile(tmp_path)
+    file.path.write_text(content)
+    with pytest.raises(ValueError, match="damaged|format|silence|it "):
+        file.load()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file away")
+def test_what_root_writes_the_daemons_user_reads(tmp_path: Path) -> None:
+    os.chown(tmp_path, 4711, 4712)
+    file = SilenceFile(tmp_path)
+    file.add(Silence("a", time.time(), time.time() + 60.0, "root"))
+    found = file.path.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (4711, 4712, 0o600)
 
 
 def test_the_command(tmp_path: Path) -> None:

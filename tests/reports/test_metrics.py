@@ -83,6 +83,7 @@ class ScrapeWorld:
         self.uses: dict[str, Use] = {"acme": Use()}
         self.outbox: OutboxStatus | None = OutboxStatus()
         self.sent = SentEvents()
+        self.silenced: tuple[str, ...] = ()
         self.metrics = Metrics(
             "0.1.0",
             1_000_000.0,
@@ -94,6 +95,7 @@ class ScrapeWorld:
                 lambda: self.outbox,
                 lambda: 3,
                 lambda: {("acme", "support"): 7, ("gone", ""): 1},
+                silenced=lambda: self.silenced,
                 sent_events=self.sent.counts,
                 availability=lambda tunnels: {
                     (name, window): 0.5 for name in tunnels for window in ("1h", "24h", "7d", "30d")
@@ -328,6 +330,13 @@ def test_the_daemon_itself(world: ScrapeWorld) -> None:
     assert world.value(snap, "event_loop_lag_seconds") == 0.25
     assert world.value(snap, "log_events_dropped_total") == 3
     assert world.scrape(snap)["process_open_fds", frozenset()] > 0
+
+
+def test_a_silence_about_everything_has_a_label_too(world: ScrapeWorld) -> None:
+    assert world.value(snapshot(), "silenced", tunnel="*") is None
+    world.silenced = ("", "acme")
+    assert world.value(snapshot(), "silenced", tunnel="*") == 1
+    assert world.value(snapshot(), "silenced", tunnel="acme") == 1
 
 
 async def test_a_blocked_loop_is_seen() -> None:

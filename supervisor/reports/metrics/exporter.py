@@ -24,6 +24,7 @@ from supervisor.reports.paging.incident import Action, SendOutcome
 from supervisor.reports.paging.outbox import OutboxStatus
 
 PREFIX = "facilitator"
+_EVERYTHING = "*"  # in place of a tunnel's name: Prometheus drops an empty label
 _EVENTS = tuple((action.value, outcome.value) for action in Action for outcome in SendOutcome)
 
 
@@ -157,8 +158,8 @@ class Metrics:
                 members,
             )
         yield from self._of_locks()
-        if silenced := dict.fromkeys(self._sources.silenced(), True):
-            text = "1 while nobody is paged about the tunnel; without a name: about anything."
+        if silenced := {each or _EVERYTHING: True for each in self._sources.silenced()}:
+            text = f"1 while nobody is paged about the tunnel; {_EVERYTHING}: about anything."
             yield _gauges("silenced", text, "tunnel", silenced)
         if (age := self._sources.book_age()) is not None:
             yield _gauge("hub_book_age_seconds", "Time since the hub was last heard of.", age)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from types import MappingProxyType
 
@@ -20,8 +21,24 @@ _LETTERS = MappingProxyType({"n": "\n", "r": "\r", "t": "\t", "\n": "", "\r\n": 
 _DEEPEST = 16
 
 
-def parse(text: str) -> Tree:
+class _Source(str):
+    """A text that knows where its lines end: a file with many settings is read in linear time."""
+
+    _ends: list[int]
+
+    def __new__(cls, text: str) -> _Source:
+        source = super().__new__(cls, text)
+        source._ends = [match.start() for match in re.finditer("\n", text)]
+        return source
+
+    def line(self, at: int) -> int:
+        """The number of the line with this offset, from 1."""
+        return bisect_left(self._ends, at) + 1
+
+
+def parse(said: str) -> Tree:
     """The sections and keys of a text in the format of strongswan.conf(5). ProfileError."""
+    text = _Source(said)
     tree: Tree = {}
     at = _statements(text, 0, tree, 0)
     if at < len(text):
@@ -29,7 +46,7 @@ def parse(text: str) -> Tree:
     return tree
 
 
-def _statements(text: str, at: int, tree: Tree, depth: int) -> int:
+def _statements(text: _Source, at: int, tree: Tree, depth: int) -> int:
     """Read statements into the tree, up to a closing } or the end; returns where that is."""
     while (at := _skip(_BLANK, text, at)) < len(text) and text[at] != "}":
         match = _NAME.match(text, at)
@@ -41,7 +58,7 @@ def _statements(text: str, at: int, tree: Tree, depth: int) -> int:
     return at
 
 
-def _statement(text: str, name: re.Match[str], tree: Tree, depth: int) -> int:
+def _statement(text: _Source, name: re.Match[str], tree: Tree, depth: int) -> int:
     """Read what follows a name into the tree; returns where it ends."""
     at = _skip(_BLANK, text, name.end())
     match text[at : at + 1]:
@@ -55,7 +72,7 @@ def _statement(text: str, name: re.Match[str], tree: Tree, depth: int) -> int:
     raise _wrong(text, at, f"neither = nor {{ after {name[0]!r}")
 
 
-def _section(text: str, start: int, name: str, tree: Tree, depth: int) -> int:
+def _section(text: _Source, start: int, name: str, tree: Tree, depth: int) -> int:
     before = tree.get(name)
     # sections with the same name are merged
     section = tree[name] = before if isinstance(before, dict) else {}
@@ -65,7 +82,7 @@ def _section(text: str, start: int, name: str, tree: Tree, depth: int) -> int:
     return at + 1
 
 
-def _value(text: str, start: int) -> tuple[Value, int]:
+def _value(text: _Source, start: int) -> tuple[Value, int]:
     """The value from here to the end of the line, its parts separated by one space."""
     parts: list[str] = []
     at = start
@@ -75,7 +92,7 @@ def _value(text: str, start: int) -> tuple[Value, int]:
             raise _wrong(text, at, "a quotation is never closed")
         parts.append(_unescaped(match[1]) if match.re is _STRING else match[0])
         at = match.end()
-    return Value(" ".join(parts), text.count("\n", 0, start) + 1), at
+    return Value(" ".join(parts), text.line(start)), at
 
 
 def _skip(pattern: re.Pattern[str], text: str, at: int) -> int:
@@ -87,9 +104,8 @@ def _unescaped(text: str) -> str:
     return _ESCAPE.sub(lambda match: _LETTERS.get(match[1], match[1]), text.replace("\r", ""))
 
 
-def _wrong(text: str, at: int, what: str) -> ProfileError:
-    line = text.count("\n", 0, at) + 1
-    return ProfileError(what, line)
+def _wrong(text: _Source, at: int, what: str) -> ProfileError:
+    return ProfileError(what, text.line(at))
 
 
 def render(tree: Tree) -> str:
