@@ -174,7 +174,7 @@ class NameServiceProcess:
 
     async def run(self) -> None:
         """For ever: connect to the process, or start it; listen to what it says."""
-        pause = FIRST_PAUSE
+        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
         while True:
             self._changed.clear()
             if self._wanted is None:
@@ -189,8 +189,13 @@ class NameServiceProcess:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
-            pause = FIRST_PAUSE
+            began = loop.time()
             await self._listen(reader)
+            if loop.time() - began > LONGEST_PAUSE:
+                pause = FIRST_PAUSE
+            elif self._wanted is not None:  # it ends again and again
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _connect(self) -> asyncio.StreamReader:
         """The process that runs, or a new one. OSError."""

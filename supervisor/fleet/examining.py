@@ -64,7 +64,7 @@ async def _node(endpoint: str, tls: Callable[[], ssl.SSLContext | None], budget:
         return EngineNode(
             endpoint, "", str(said.get("version", ""))[:20], str(said.get("leader", "0")) != "0"
         )
-    except (LockServiceAway, ValueError, AttributeError) as error:
+    except (LockServiceAway, ValueError, AttributeError, RecursionError) as error:
         return EngineNode(endpoint, str(error))
     finally:
         await http.close()

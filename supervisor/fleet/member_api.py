@@ -48,7 +48,7 @@ def _ahead(date: str, now: float) -> float | None:
 
     try:
         return parsedate_to_datetime(date).timestamp() + 0.5 - now
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -2,7 +2,7 @@
 what it was told last, and belongs to whichever daemon connects next.
 
     daemon -> KEY, then lines of JSON: state | tunnels | look_up | end
-    -> hello (once), report (every REPORT_SECONDS), found
+    -> hello (once), report (after each state, and every REPORT_SECONDS if it has changed), found
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class NameProcess:
             self._over.set()
         if "state" in what:
             await self._set(from_plain(NameServiceState, what["state"]))
+            self._say(self._news())  # a daemon that adopts this process knows nothing of it
         if "tunnels" in what:
             tunnels = dict(self._state.tunnels)
             for name, row in what["tunnels"].items():
@@ -95,7 +96,6 @@ class NameProcess:
         self._resolver.set(state)
         if state.rules.listen != listen:
             await self._listeners.set(state.rules.listen)
-            self._say(self._news())
 
     async def _look_up(self, number: int, name: str, kind: int) -> None:
         found = await self._resolver.look_up(wire_name(name), kind)

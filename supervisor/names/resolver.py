@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
@@ -34,9 +34,11 @@ from tunnels.networks import IPAddress, IPNetwork
 
 MAX_ASKING = 256  # questions that are asked behind one tunnel at a time
 MAX_FOLLOWED = 5  # aliases for which a server is asked again
+MAX_WAITING = 10_000  # questions about names behind tunnels that wait for an answer
 MAX_RELAYED = 1000  # questions that others are asked at a time
 MAX_SOURCES = 65_536  # of which it is remembered whether they may ask
 
+TOO_MANY = "too many questions at a time"
 Send = Callable[[bytes], None]
 
 
@@ -61,7 +63,8 @@ class NameResolver:
         self._asking: dict[Key, asyncio.Task[NameAnswer]] = {}
         self._under_way: Counter[str] = Counter()
         self._answered: dict[str, IPAddress] = {}  # the server of each tunnel that has answered last
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: set[asyncio.Task[None]] = set()
+        self._relaying: set[asyncio.Task[None]] = set()
 
     def set(self, state: NameServiceState) -> None:
         """From now on this holds. What is known of tunnels that have changed is forgotten."""
@@ -73,7 +76,7 @@ class NameResolver:
         self._directory, self._admitted = Directory(state.tunnels), {}
 
     def take(self, message: bytes, source: str, send: Send, *, stream: bool = False) -> None:
-        """NameAnswer the message of this source, if it gets an answer at all."""
+        """Answer the message of this source, if it gets an answer at all."""
         if not self._may_ask(source, OTHERS):
             self.counters.strangers += 1
             return
@@ -93,7 +96,10 @@ class NameResolver:
         if known is not None:
             self._send(tunnel, question, known[0], known[1], send, stream)
             return
-        self._start(self._answer_later(question, target, send, stream))
+        if len(self._waiting) >= MAX_WAITING:
+            self._send(tunnel, question, _failed(TOO_MANY), 0, send, stream)
+            return
+        _start(self._waiting, self._answer_later(question, target, send, stream))
 
     # --- what is known at once
 
@@ -150,7 +156,7 @@ class NameResolver:
         task = self._asking.get(key)
         if task is None:
             if self._under_way[key[0]] >= MAX_ASKING:
-                return _failed(f"{key[0]}: too many questions at a time")
+                return _failed(f"{key[0]}: {TOO_MANY}")
             task = self._asking[key] = asyncio.create_task(self._ask(key, target))
         return await asyncio.shield(task)
 
@@ -217,11 +223,14 @@ class NameResolver:
 
     def _others(self, message: bytes, question: NameQuery, send: Send, stream: bool) -> None:
         upstream = self._state.rules.upstream
-        if not upstream or len(self._tasks) >= MAX_RELAYED:
+        if not upstream:
             text = f"{name_text(question.name)} is behind no tunnel"
             self._send(OTHERS, question, NameAnswer(Rcode.REFUSED, error=_prohibited(text)), 0, send, stream)
             return
-        self._start(self._relay(message, question, send, stream))
+        if len(self._relaying) >= MAX_RELAYED:
+            self._send(OTHERS, question, _failed(TOO_MANY), 0, send, stream)
+            return
+        _start(self._relaying, self._relay(message, question, send, stream))
 
     async def _relay(self, message: bytes, question: NameQuery, send: Send, stream: bool) -> None:
         why = ""
@@ -263,16 +272,17 @@ class NameResolver:
 
     # --- common
 
-    def _start(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     def _send(
         self, tunnel: str, question: NameQuery, answer: NameAnswer, age: int, send: Send, stream: bool
     ) -> None:
         self.counters.responses[tunnel, answer.rcode] += 1
         send(response(question, answer, age, stream=stream))
+
+
+def _start(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
 
 
 def _knowledge(about: NamesOfTunnel | None) -> object:

@@ -119,7 +119,7 @@ class _Listener:
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, source: str) -> None:
-        """NameAnswer one query after the other until the source falls silent."""
+        """Answer one query after the other until the source falls silent."""
         while True:
             async with asyncio.timeout(_IDLE_SECONDS):
                 (length,) = _LENGTH.unpack(await reader.readexactly(2))

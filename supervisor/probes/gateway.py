@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import math
 import socket
+from collections.abc import Sequence
 
 from supervisor.probes.targets import ProbePath, bound_socket, probe
 
@@ -24,9 +25,12 @@ async def answers(
     gets an echo request. With a `name` the addresses that this has now are asked instead, if there are any.
     `again`: one request is not waited for, another one follows it after so many seconds, and so on.
     """
+    addresses: tuple[str, ...] = ()
+    if port is not None and name is not None:
+        addresses = await _addresses(name, timeout)
     requests = 1 if again is None else math.ceil(timeout / again)
     asking = [
-        asyncio.create_task(_answers_after(number * (again or 0.0), address, port, timeout, name))
+        asyncio.create_task(_answers_after(number * (again or 0.0), addresses or (address,), port, timeout))
         for number in range(requests)
     ]
     try:
@@ -39,20 +43,17 @@ async def answers(
     return False
 
 
-async def _answers_after(
-    pause: float, address: str, port: int | None, timeout: float, name: str | None
-) -> bool:
+async def _answers_after(pause: float, addresses: Sequence[str], port: int | None, timeout: float) -> bool:
     await asyncio.sleep(pause)
-    return await _answers(address, port, timeout - pause, name)
+    found = await asyncio.gather(*(_answers(each, port, timeout - pause) for each in addresses))
+    return any(found)
 
 
-async def _answers(address: str, port: int | None, timeout: float, name: str | None) -> bool:
+async def _answers(address: str, port: int | None, timeout: float) -> bool:
     if port is None:
         target = f"icmp://[{address}]" if ":" in address else f"icmp://{address}"
         return await probe(target, _OUTSIDE_ALL_TUNNELS, timeout) is not None
-    addresses = await _addresses(name, timeout) if name is not None else ()
-    found = await asyncio.gather(*(_accepts(each, port, timeout) for each in addresses or (address,)))
-    return any(found)
+    return await _accepts(address, port, timeout)
 
 
 async def _addresses(name: str, timeout: float) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from supervisor.control.api import HTTPApi
 from supervisor.control.sockets import Servers
 from supervisor.core.fleet.member_status import MemberStanding, MemberStatus, MemberTunnel
 from supervisor.core.preflight.fleet import CLOCK_SECONDS
+from supervisor.fleet.examining import etcd_nodes
 from supervisor.fleet.member_api import examined_member
 from tests.control.certificates import ControlAuthority
 from tests.control.test_api import FakeDaemon
@@ -87,6 +89,37 @@ async def test_the_doctor_sees_names_and_clocks(server: tuple[ControlAuthority, 
     assert found.ahead is not None
     assert abs(found.ahead) < CLOCK_SECONDS
     assert "Connect" in (await examined_member("vpn3", "https://127.0.0.1:1", lambda: tls)).problem
+
+
+@pytest.fixture
+async def careless() -> AsyncIterator[Callable[[bytes, bytes], Awaitable[str]]]:
+    """Starts servers that give one answer to everything; their URLs."""
+    servers: list[asyncio.Server] = []
+
+    async def start(date: bytes, body: bytes) -> str:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            head = b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Length: %d\r\n\r\n"
+            writer.write(head % (date, len(body)) + body)
+            await writer.drain()
+            writer.close()
+
+        servers.append(await asyncio.start_server(answer, "127.0.0.1", 0))
+        return f"http://127.0.0.1:{servers[-1].sockets[0].getsockname()[1]}"
+
+    yield start
+    for each in servers:
+        each.close()
+
+
+async def test_the_doctor_goes_on_after_a_date_and_a_document_that_nobody_can_read(
+    careless: Callable[[bytes, bytes], Awaitable[str]],
+) -> None:
+    url = await careless(b"Mon, 01 Jan 2024 00:00:00 +99999999999999999", b'{"facilitator": "vpn2"}')
+    found = await examined_member("vpn2", url, lambda: None)
+    assert (found.problem, found.name, found.ahead) == ("", "vpn2", None)
+    (node,) = await etcd_nodes([await careless(b"", b"[" * 200_000)], lambda: None, 30.0)
+    assert "recursion" in node.problem
 
 
 async def test_who_is_not_let_in_says_so(server: tuple[ControlAuthority, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -11,7 +12,7 @@ import dns.rcode
 import pytest
 
 from supervisor.core.names.values import AskingRules, NameServiceState, NamesOfTunnel
-from supervisor.names.resolver import NameResolver
+from supervisor.names.resolver import MAX_RELAYED, MAX_WAITING, NameResolver
 from supervisor.names.zones import Directory, address_of, reverse_name
 from tests.names.messages import ACME
 
@@ -57,6 +58,25 @@ def test_what_is_said_at_once(about: NamesOfTunnel, name: str, source: str, rcod
 @pytest.mark.parametrize("source", ["192.0.2.1", "10.9.0.1", "10.8.0.66", "fd00::1"])
 def test_strangers_and_those_who_are_kept_out_get_no_answer(source: str) -> None:
     assert answered(ACME, "db1.acme.internal", source) is None
+
+
+async def test_questions_that_wait_for_a_customer_take_no_room_from_names_that_are_nobodys() -> None:
+    resolver, sent = NameResolver(lambda: 0.0), list[bytes]()
+    relayed = replace(STAFF, upstream=(ip_address("192.0.2.53"),))
+    resolver.set(NameServiceState(relayed, {"acme-dc": ACME}))
+
+    def ask(name: str, times: int) -> None:
+        for _ in range(times):
+            resolver.take(dns.message.make_query(name, "A", use_edns=0).to_wire(), "10.8.0.2", sent.append)
+
+    ask("db1.acme.internal", MAX_WAITING)
+    ask("www.example.com", MAX_RELAYED)
+    assert sent == []  # all of them are asked
+    ask("db1.acme.internal", 1)
+    ask("www.example.com", 1)
+    assert [dns.message.from_wire(each).rcode() for each in sent] == [dns.rcode.SERVFAIL] * 2
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
 
 
 def test_types_that_could_hold_addresses_are_not_asked_for() -> None:

@@ -25,6 +25,7 @@ from supervisor.identity.openvpn_status import OpenVpnServers
 from supervisor.identity.pritunl import PritunlSource
 from supervisor.identity.sessions import WAIT_SECONDS, SessionBookSource
 from supervisor.identity.source import IdentityAway, IdentitySource
+from supervisor.ticks import until_tick
 from tunnels.networks import IPAddress, IPNetwork
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 15.0  # after a source has not answered
@@ -184,7 +185,7 @@ class PeopleWatch:
     async def watch_age(self) -> None:
         """Say when the book has become stale."""
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await until_tick(_LOOK_SECONDS)
             if self._settings is None:
                 continue
             if self.stale != self._was_stale:

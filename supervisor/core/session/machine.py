@@ -130,8 +130,8 @@ def _explained(session: SessionState, what: Failed) -> str:
     if what.reason is not Reason.AUTH or session.code_at is None:
         return what.text
     return (
-        f"{what.text} (a one-time password was part of the login: check the password, the TOTP seed or the code,  "
-        f"login.totp, and the clock of this host)"
+        f"{what.text} (a one-time password was part of the login: check login.password, login.totp and the clock "
+        f"of this host)"
     )
 
 

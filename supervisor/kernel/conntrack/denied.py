@@ -51,7 +51,7 @@ class DeniedSources:
             await end_flows(dict.fromkeys(new))
         except OSError as error:
             names = ", ".join(map(str, sorted(new, key=str)))
-            self._note(f"what {names} had active is not ended: it cannot be ended: {error}", {})
+            self._note(f"the connections of {names} go on, because they cannot be ended: {error}", {})
         else:
             self._ended = wanted
 
