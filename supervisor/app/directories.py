@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from supervisor import disk
-from supervisor.app.silence_file import NAME as SILENCES
 from supervisor.app.stores.changed_sysctls import NAME as CHANGED_SYSCTLS
 from supervisor.app.stores.fleet_orders import NAME as FLEET_ORDERS
 from supervisor.app.stores.last_configuration import NAME as LAST_CONFIGURATION
 from supervisor.app.stores.last_end import NAME as LAST_END
 from supervisor.app.stores.second_sessions import NAME as SECOND_SESSIONS
+from supervisor.app.stores.silence_file import NAME as SILENCES
 from supervisor.app.stores.state_store import NAME as TUNNELS
 from supervisor.app.stores.state_store import ORDERS
 from supervisor.app.stores.stopped_tunnels import NAME as STOPPED_TUNNELS

@@ -40,7 +40,7 @@ def silence(
     Example: facilitator silence acme-dc 2h --reason "their firewall is replaced"
              facilitator silence --all --end
     """
-    from supervisor.app.silence_file import SilenceFile
+    from supervisor.app.stores.silence_file import SilenceFile
     from supervisor.core.alerting.silences import Silence
     from supervisor.core.humanize import iso
 

@@ -57,6 +57,7 @@ def test_tunnels_of_all_files_with_the_defaults_and_names_beside_the_main_file(t
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+@pytest.mark.root
 def test_a_folder_that_the_daemon_may_not_list_is_an_error_in_words() -> None:
     with tempfile.TemporaryDirectory() as name:  # whose directories all users may pass through
         directory = Path(name)

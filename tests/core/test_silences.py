@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from supervisor.app.closing import Closing
-from supervisor.app.silence_file import SilenceFile
+from supervisor.app.stores.silence_file import SilenceFile
 from supervisor.app.watchers.silencing import Silencing
 from supervisor.cli import main
 from supervisor.core.alerting.silences import Silence, active, quiet

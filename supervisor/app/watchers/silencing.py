@@ -11,7 +11,7 @@ from types import MappingProxyType
 import structlog
 
 from supervisor.app.closing import Closing
-from supervisor.app.silence_file import SilenceFile
+from supervisor.app.stores.silence_file import SilenceFile
 from supervisor.clients.input_watcher import InputWatcher
 from supervisor.core.alerting.silences import Silence, active, conditions, quiet
 from supervisor.core.alerting.verdict import Alert
