@@ -15,7 +15,7 @@ _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445
 _LANDLOCK_CREATE_RULESET_VERSION = 1
 _LANDLOCK_RULE_PATH_BENEATH = 1
 _RULESET = struct.Struct("=3Q")  # struct landlock_ruleset_attr: files, network, scopes
-_BENEATH = struct.Struct("=Qi")  # struct landlock_path_beneath_attr: privileges, descriptor
+_BENEATH = struct.Struct("=Qi")  # struct landlock_path_beneath_attr: access rights, descriptor
 
 _PR_SET_DUMPABLE, _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = (
     4,
