@@ -63,6 +63,7 @@ def test_a_folder_that_the_daemon_may_not_list_is_an_error_in_words() -> None:
         directory = Path(name)
         directory.chmod(0o755)
         path = written(directory, acme=ACME)
+        load(path, KINDS)  # imports what it needs: the checkout may be closed to others
         (directory / "conf.d").chmod(0o700)
         os.seteuid(65534)
         try:
