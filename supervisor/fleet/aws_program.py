@@ -5,7 +5,8 @@
     each further line:    {"networks": [...]}    what this member owns now; with the end of stdin it ends
     lines of stdout:      {"wrong": [...], "written": N, "problem": null}    when that changes
 
-boto3 comes from the optional extra `vpn-facilitator[aws]`. Permissions come from the instance's role (IMDSv2).
+boto3 comes from the optional extra `vpn-facilitator[aws]`. Permissions come from the instance's role
+(IMDSv2).
 """
 
 from __future__ import annotations
