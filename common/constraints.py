@@ -7,6 +7,7 @@ iterates over it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -14,13 +15,13 @@ from typing import Any, ClassVar, Literal
 JsonSchema = Mapping[str, Any]
 
 
-class Constraint:
+class Constraint(ABC):
     """pydantic's annotations are made when it asks for them."""
 
     __is_annotated_types_grouped_metadata__: ClassVar[Literal[True]] = True
 
-    def __iter__(self) -> Iterator[object]:
-        raise NotImplementedError
+    @abstractmethod
+    def __iter__(self) -> Iterator[object]: ...
 
 
 @dataclass(frozen=True, eq=False)

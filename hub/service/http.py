@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
@@ -190,9 +191,12 @@ def _json_bytes(body: bytes, status: int = 200) -> web.Response:
 
 def _number(request: web.Request, name: str) -> float:
     try:
-        return float(request.query.get(name, "0"))
+        number = float(request.query.get(name, "0"))
     except ValueError:
-        raise web.HTTPBadRequest(text=f"{name}: a number is expected") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise web.HTTPBadRequest(text=f"{name}: a number is expected")
+    return number
 
 
 def _wait(request: web.Request) -> float:

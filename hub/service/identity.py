@@ -99,19 +99,19 @@ class IdentityProvider:
             keys = await self._read_keys(endpoints)
         try:
             return _claims(token, keys)
-        except (JoseError, ValueError):
+        except (JoseError, ValueError, RecursionError):
             if self._keys is not None and time.monotonic() - self._keys[0] < _KEYS_AGAIN_SECONDS:
                 raise IdentityFailed("the signature of the ID token is not the provider's") from None
         try:  # the provider may have new keys
             return _claims(token, await self._read_keys(endpoints))
-        except (JoseError, ValueError):
+        except (JoseError, ValueError, RecursionError):
             raise IdentityFailed("the signature of the ID token is not the provider's") from None
 
     async def _read_keys(self, endpoints: ProviderEndpoints) -> KeySet:
         document = await self._ask("GET", endpoints.keys)
         try:
             keys = KeySet.import_key_set(document)
-        except (JoseError, ValueError, TypeError, KeyError, AttributeError):
+        except (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise IdentityFailed("the provider's keys are not understood") from None
         self._keys = time.monotonic(), keys
         return keys
@@ -151,7 +151,7 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _claims(token: str, keys: KeySet) -> dict[str, Any]:
-    """JoseError or ValueError: it is not signed by one of these keys."""
+    """JoseError, ValueError or RecursionError: it is not signed by one of these keys."""
     signed = jws.deserialize_compact(token, keys, algorithms=list(_SIGNATURES))
     claims = json.loads(signed.payload)
     if not isinstance(claims, dict):

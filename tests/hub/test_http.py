@@ -60,6 +60,13 @@ async def test_a_wrong_document_is_told_without_its_values(setup: HubSetup, runn
         assert "s3cret" not in str(answer)
 
 
+@pytest.mark.parametrize("asked", ["limit=inf", "limit=nan", "limit=many"])
+async def test_a_number_that_is_none_is_refused_in_words(setup: HubSetup, running, asked: str) -> None:
+    async with setup.client("ops") as ops:
+        status, answer = await get(ops, f"/api/v1/sessions?{asked}")
+    assert (status, answer["error"]) == (400, "limit: a number is expected")
+
+
 async def test_who_end_and_history_over_the_api(setup: HubSetup, running) -> None:
     async with setup.client("hub-a") as sidecar, setup.client("vpn1") as follower, setup.client("ops") as ops:
         _, answer = await post(sidecar, LOGIN, login())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 import time
 from pathlib import Path
@@ -140,7 +141,9 @@ async def test_forged_proofs_let_nobody_in_and_deny_nobody(begin, provider: Iden
             status, page = await waiting.open(mine)
             assert (status, "Error id" in page) == (403, True), changed
         provider.forge = lambda claims: claims
-        for sign in (unsigned, by_another_key, by_the_public_key, lambda _: "no.token.atall", lambda _: ""):
+        nested = f"{base64.urlsafe_b64encode(b'[' * 20_000).decode()}.e30.x"
+        broken = (lambda _: "no.token.atall", lambda _: "", lambda _: nested)
+        for sign in (unsigned, by_another_key, by_the_public_key, *broken):
             provider.sign = sign
             assert (await waiting.open(mine))[0] == 403
         assert await waiting.decided() == []
